@@ -1,0 +1,89 @@
+"""What every command shares: parser defaults, tables, JSON, progress bars."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from validator.types import Progress as ProgressCallback
+
+__all__ = ["add_command", "console", "error_console", "print_json", "progress", "table"]
+
+
+def console() -> Console:
+    """Standard output."""
+    return Console()
+
+
+def error_console() -> Console:
+    """Standard error: messages and progress, never results."""
+    return Console(stderr=True)
+
+
+def add_command(
+    subparsers: Any,
+    name: str,
+    help: str,
+    example: str,
+    run: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    """A subcommand with a description, an example, ``--json`` and a function to run."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=help,
+        description=help,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; NaN and infinity are refused, never written."""
+    json.dump(value, sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]],
+          styles: Mapping[int, str] | None = None) -> Table:
+    """A rich table; the first column is left-aligned, the others right-aligned."""
+    result = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        result.add_column(column, justify="left" if i == 0 else "right")
+    for i, row in enumerate(rows):
+        result.add_row(*row, style=(styles or {}).get(i))
+    return result
+
+
+@contextmanager
+def progress(description: str, unit: str = "") -> Iterator[ProgressCallback]:
+    """A progress bar on standard error, as a callback (done, total)."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+        TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(),
+        console=error_console(),
+    )
+    with bar:
+        task = bar.add_task(description, total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield advance

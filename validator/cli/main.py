@@ -1,0 +1,57 @@
+"""Entry point of the ``validator`` command: builds the parser, turns our errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from validator import __version__
+from validator.cli.console import error_console
+from validator.errors import ValidatorError
+
+__all__ = ["build_parser", "main"]
+
+COMMANDS = ("demo", "models", "sample", "extract", "train", "evaluate")
+"""Each is a module of this package with ``register(subparsers)``; the order of ``--help``."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every subcommand."""
+    parser = argparse.ArgumentParser(
+        prog="validator",
+        description="Attention spectra of a language model, read as an audited validity score.",
+        epilog="example: validator demo --help",
+    )
+    parser.add_argument("--version", action="version", version=f"spectral-validator {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        importlib.import_module(f"validator.cli.{name}").register(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 done, 1 bad input, 2 wrong usage, 130 interrupted."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except ValidatorError as error:
+        error_console().print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        error_console().print("interrupted; what was finished is kept")
+        return 130
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(main())

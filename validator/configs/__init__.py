@@ -1,0 +1,1 @@
+"""YAML shipped with the package; its keys are constructor arguments."""

@@ -1,0 +1,73 @@
+"""Every error a user can meet: what was expected, what was got, what to do.
+
+All derive from :class:`ValidatorError`, so a program can catch the family and the command line can
+turn it into exit code 1 without a traceback.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactError",
+    "ContextLengthError",
+    "FeatureMismatchError",
+    "LabelError",
+    "MalformedTraceError",
+    "ModelError",
+    "ModelIntegrityError",
+    "NoAttentionError",
+    "TraceError",
+    "UnknownModelError",
+    "ValidatorError",
+]
+
+
+class ValidatorError(Exception):
+    """Base class of every error this package raises on purpose."""
+
+
+class TraceError(ValidatorError):
+    """A trace that cannot be read or scored; the message names it."""
+
+    def __init__(self, message: str, *, trace_id: str | None = None) -> None:
+        super().__init__(message)
+        self.trace_id = trace_id
+
+
+class MalformedTraceError(TraceError):
+    """A line of a trace file that is not a trace: names the file, the line and the reason."""
+
+    def __init__(self, path: str, line: int, reason: str) -> None:
+        super().__init__(f"{path}, line {line}: {reason}")
+        self.path, self.line, self.reason = path, line, reason
+
+
+class ContextLengthError(TraceError):
+    """A trace with more tokens than the model has positions for."""
+
+
+class LabelError(ValidatorError):
+    """Labels that cannot train or judge a classifier: missing, or all of one class."""
+
+
+class ModelError(ValidatorError):
+    """A language model that cannot be used."""
+
+
+class UnknownModelError(ModelError):
+    """A name that is no known model, no local folder and no reachable hub id."""
+
+
+class ModelIntegrityError(ModelError):
+    """A model file whose checksum or behaviour is not the one that was recorded."""
+
+
+class NoAttentionError(ModelError):
+    """A model in which no attention weights were seen: it has none, or hides them."""
+
+
+class FeatureMismatchError(ValidatorError):
+    """Features that do not belong together: other columns, model, feature set or version."""
+
+
+class ArtifactError(ValidatorError):
+    """A saved classifier that is corrupted, incomplete, or not one of ours."""

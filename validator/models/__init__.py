@@ -1,0 +1,1 @@
+"""Known models: where they come from, how they are checked, and how any causal LM is loaded."""
