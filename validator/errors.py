@@ -15,6 +15,8 @@ __all__ = [
     "ModelError",
     "ModelIntegrityError",
     "NoAttentionError",
+    "ParameterError",
+    "ScoreError",
     "TraceError",
     "UnknownModelError",
     "ValidatorError",
@@ -45,8 +47,16 @@ class ContextLengthError(TraceError):
     """A trace with more tokens than the model has positions for."""
 
 
-class LabelError(ValidatorError):
+class LabelError(ValidatorError, ValueError):
     """Labels that cannot train or judge a classifier: missing, or all of one class."""
+
+
+class ScoreError(ValidatorError, ValueError):
+    """Scores no statistic can be computed from: NaN, out of range, or not one for each label."""
+
+
+class ParameterError(ValidatorError, ValueError):
+    """An argument or hyperparameter outside the values it may take."""
 
 
 class ModelError(ValidatorError):

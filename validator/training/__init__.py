@@ -1,1 +1,1 @@
-"""Labelled traces, sampling, problem-grouped splits, and the runs that fit and judge a classifier."""
+"""Labelled traces, sampling, problem-grouped splits, and the runs that fit and judge a score."""

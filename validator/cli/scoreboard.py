@@ -1,0 +1,67 @@
+"""How a comparison of scores is shown: as tables, as JSON, as a page."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+
+from validator.cli.console import table
+from validator.metrics import Interval
+from validator.report import write_report
+from validator.training.comparison import Comparison
+from validator.training.evaluate import CrossValidated
+
+__all__ = ["command_line", "show_comparison", "write_json", "write_page"]
+
+
+def show_comparison(comparison: Comparison, out: Console, title: str) -> None:
+    """Print the table of scores, what spectra add, choosing among samples, and the verdict."""
+    facts = comparison.facts
+    header = (
+        f"{title}: {facts['traces']} traces, {facts['problems']} problems, "
+        f"{100 * facts['valid']:.0f}% valid, {facts['folds']} problem-grouped folds, "
+        "95% intervals over problems")
+    rows = [
+        [r.name, _interval(r.auroc), _interval(r.within), _interval(r.length_matched),
+         _interval(r.best_of_n)]
+        for r in comparison.rows
+    ]
+    own = {i: "bold" for i, r in enumerate(comparison.rows) if "learned" in r.key}
+    columns = ["score", "AUROC", "within problems", "at equal length", "best of N"]
+    out.print(table(header, columns, rows, own))
+    if comparison.choosing:
+        chosen = [[name, _interval(value)] for name, value in comparison.choosing.items()]
+        out.print(table("Without a score", ["rule", "problems right"], chosen))
+    for name, count in list(facts["single_columns"].items())[:3]:
+        out.print(f"best single feature in {count} of {facts['folds']} folds: {name}", markup=False)
+    out.print(Panel(comparison.verdict, title="verdict", title_align="left"))
+
+
+def write_json(path: Path, comparison: Comparison, command: str) -> None:
+    """The same numbers for machines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"command": command, **comparison.to_json()}, indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_page(path: Path, oof: CrossValidated, comparison: Comparison, title: str) -> None:
+    """The same as one self-contained HTML page."""
+    write_report(
+        path, comparison.to_json(), oof.scores, oof.features.labels, oof.features.lengths[:, 1],
+        title=title, command=command_line())
+
+
+def command_line() -> str:
+    """The command being run, as one would type it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _interval(value: Interval | None) -> str:
+    if value is None:
+        return "n/a"
+    return f"{value.estimate:.3f} [{value.low:.3f}, {value.high:.3f}]"

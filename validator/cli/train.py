@@ -1,0 +1,70 @@
+"""``validator train``: feature file -> judged and fitted classifier."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from validator.cli.console import add_command, console, print_json, progress
+
+__all__ = ["add_classifier_options", "add_report_options", "classifier", "register"]
+
+
+def register(subparsers: Any) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers, "train",
+        "Judge a classifier under problem-grouped folds, then fit it on all traces and save it.",
+        "validator train features.parquet -o artifact --report report.html", run)
+    parser.add_argument("features", type=Path, help="feature file made by `validator extract`")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="artifact folder to write")
+    add_classifier_options(parser)
+    add_report_options(parser)
+
+
+def add_classifier_options(parser: argparse.ArgumentParser) -> None:
+    """Options shared by every command that fits a classifier."""
+    parser.add_argument("--kind", default="logistic", choices=("logistic", "xgboost", "mlp"),
+                        help="classifier (default: logistic)")
+    parser.add_argument("--C", type=float, help="logistic: inverse strength of the L2 penalty")
+    parser.add_argument("--folds", type=int, default=10, help="problem-grouped folds (default: 10)")
+    parser.add_argument("--seed", type=int, default=0, help="of folds and bootstrap (default: 0)")
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Where the numbers go beside the terminal."""
+    parser.add_argument("--report", type=Path, help="write an HTML page")
+    parser.add_argument("--json-output", type=Path, help="write the numbers as JSON")
+
+
+def classifier(args: argparse.Namespace) -> Any:
+    """The unfitted classifier that the options describe."""
+    from validator.classifier import ValidityClassifier
+
+    return ValidityClassifier(args.kind, C=args.C, random_state=args.seed, n_jobs=-1)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge, fit, save, show."""
+    from validator.cli import scoreboard
+    from validator.features.table import read_features
+    from validator.training.fit import train
+
+    features = read_features(args.features)
+    command = scoreboard.command_line()
+    with progress("folds") as advance:
+        done = train(
+            features, classifier(args), args.output, n_splits=args.folds, seed=args.seed,
+            metadata={"command": command}, progress=advance)
+    title = f"Training on {args.features.name}"
+    if args.report:
+        scoreboard.write_page(args.report, done.cross_validated, done.comparison, title)
+    if args.json_output:
+        scoreboard.write_json(args.json_output, done.comparison, command)
+    if args.json:
+        print_json({"artifact": str(done.artifact), **done.comparison.to_json()})
+        return 0
+    scoreboard.show_comparison(done.comparison, console(), title)
+    console().print(f"artifact: {done.artifact}", markup=False)
+    return 0

@@ -1,0 +1,77 @@
+"""Trace -> token ids, and the prefixes that several traces share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from validator.errors import ContextLengthError, TraceError
+from validator.types import Trace
+
+__all__ = ["EncodedTrace", "common_prefix", "encode_trace", "max_positions"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTrace:
+    """Token ids of a trace; the first ``prompt_length`` are the prompt, special tokens included."""
+
+    trace: Trace
+    ids: tuple[int, ...]
+    prompt_length: int
+
+    @property
+    def completion_length(self) -> int:
+        """Tokens of the completion, at least 1."""
+        return len(self.ids) - self.prompt_length
+
+
+def encode_trace(trace: Trace, tokenizer: Any, limit: int | None) -> EncodedTrace:
+    """Tokenise prompt and completion apart, so that the border between them is a token border.
+
+    Args:
+        trace: the trace.
+        tokenizer: a transformers tokenizer; it adds its special tokens to the prompt alone, and
+            none where the prompt already begins with its first token written out.
+        limit: the most tokens the model has positions for, or None.
+
+    Raises:
+        TraceError: the prompt or the completion has no token.
+        ContextLengthError: more than ``limit`` tokens.
+    """
+    bos: str = getattr(tokenizer, "bos_token", None) or ""
+    written = bos != "" and trace.prompt.startswith(bos)
+    prompt = tokenizer(trace.prompt, add_special_tokens=not written)["input_ids"]
+    completion = tokenizer(trace.completion, add_special_tokens=False)["input_ids"]
+    for name, part in (("prompt", prompt), ("completion", completion)):
+        if not part:
+            raise TraceError(
+                f"trace {trace.id!r}: the {name} has no tokens; give a trace with a non-empty "
+                f"{name}", trace_id=trace.id)
+    total = len(prompt) + len(completion)
+    if limit is not None and total > limit:
+        raise ContextLengthError(
+            f"trace {trace.id!r} has {total} tokens, the model has positions for {limit}; "
+            "shorten it or use a model with a longer context", trace_id=trace.id)
+    return EncodedTrace(trace, (*prompt, *completion), len(prompt))
+
+
+def max_positions(config: Any) -> int | None:
+    """The model's context length in tokens, or None where its configuration states none."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """Number of leading tokens that all sequences share; 0 for no sequences."""
+    if not sequences:
+        return 0
+    low, high = min(map(tuple, sequences)), max(map(tuple, sequences))
+    for i, (a, b) in enumerate(zip(low, high, strict=False)):
+        if a != b:
+            return i
+    return min(len(low), len(high))

@@ -1,0 +1,116 @@
+"""The plots of a report, as inline SVG that follows the page's colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+
+__all__ = ["choosing_plot", "forest_plot", "length_plot", "reliability_plot", "roc_plot"]
+
+INK, ACCENT, MUTED, BAD = "#3b4252", "#0b7285", "#868e96", "#c92a2a"
+
+
+def forest_plot(rows: Sequence[Mapping[str, Any]]) -> str:
+    """AUROC of each score with its interval, pooled and within problems."""
+    figure, axes = _figure(8.2, 0.46 * len(rows) + 1.1)
+    for key, label, colour, shift in (
+        ("auroc", "pooled", MUTED, 0.13), ("within", "within problems", ACCENT, -0.13)
+    ):
+        shown = [(i, r[key]) for i, r in enumerate(rows) if r[key] is not None]
+        if not shown:
+            continue
+        at = [len(rows) - 1 - i + shift for i, _ in shown]
+        value = np.array([r["estimate"] for _, r in shown])
+        low = value - [r["low"] for _, r in shown]
+        high = np.array([r["high"] for _, r in shown]) - value
+        axes.errorbar(value, at, xerr=[low, high], fmt="o", ms=5, lw=1.6, color=colour,
+                      label=label)
+    axes.axvline(0.5, color=MUTED, lw=1, ls=":")
+    axes.set_yticks(range(len(rows)), [r["name"] for r in reversed(rows)])
+    axes.set_xlabel("AUROC, 95% interval over problems (0.5: no information)")
+    axes.legend(frameon=False, loc="lower right")
+    return _svg(figure, "AUROC of each score with intervals")
+
+
+def roc_plot(labels: NDArray[np.int64], scores: Mapping[str, NDArray[np.float64]]) -> str:
+    """ROC curves of the named scores."""
+    figure, axes = _figure(4.6, 4.2)
+    for (name, values), colour in zip(scores.items(), (ACCENT, "#e67700", MUTED, BAD), strict=False):
+        false, true, _ = roc_curve(labels, values)
+        axes.plot(false, true, color=colour, label=name)
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":")
+    axes.set(xlabel="invalid traces accepted", ylabel="valid traces accepted")
+    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    return _svg(figure, "ROC curves")
+
+
+def reliability_plot(labels: NDArray[np.int64], chances: NDArray[np.float64]) -> str:
+    """Share valid against predicted probability, in bins of equal count."""
+    figure, axes = _figure(4.6, 4.2)
+    bins = np.array_split(np.argsort(chances, kind="stable"), min(10, len(chances)))
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":")
+    axes.plot([chances[b].mean() for b in bins], [labels[b].mean() for b in bins],
+              "o-", color=ACCENT)
+    axes.set(xlabel="predicted P(valid)", ylabel="share valid", xlim=(0, 1), ylim=(0, 1))
+    return _svg(figure, "Reliability of the learned score")
+
+
+def length_plot(
+    labels: NDArray[np.int64], lengths: NDArray[np.int64], chances: NDArray[np.float64]
+) -> str:
+    """Learned score against completion length, by class."""
+    figure, axes = _figure(4.6, 4.2)
+    jitter = np.random.default_rng(0).uniform(-0.3, 0.3, len(lengths))
+    for label, name, colour in ((0, "invalid", BAD), (1, "valid", ACCENT)):
+        rows = labels == label
+        axes.scatter(lengths[rows] + jitter[rows], chances[rows], s=7, alpha=0.45, color=colour,
+                     label=name, linewidths=0)
+    axes.set(xlabel="completion length, tokens", ylabel="predicted P(valid)", ylim=(0, 1))
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure, "Learned score against length")
+
+
+def choosing_plot(values: Mapping[str, Mapping[str, float]]) -> str:
+    """Accuracy of choosing one answer per problem, by rule."""
+    figure, axes = _figure(8.2, 0.42 * len(values) + 0.9)
+    names = list(values)
+    at = np.arange(len(names))[::-1]
+    middle = np.array([values[n]["estimate"] for n in names])
+    error = [middle - [values[n]["low"] for n in names],
+             np.array([values[n]["high"] for n in names]) - middle]
+    axes.barh(at, middle, xerr=error, color=ACCENT, alpha=0.75, height=0.6,
+              error_kw={"ecolor": INK, "lw": 1.2})
+    axes.set_yticks(at, names)
+    axes.set(xlabel="share of problems answered right", xlim=(0, 1))
+    return _svg(figure, "Accuracy of choosing among the samples of a problem")
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Figure, title: str) -> str:
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "spectral-validator"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg"):]
+    # Black is matplotlib's default for text and axes: let it follow the page instead.
+    svg = re.sub(r"#000000\b", "currentColor", svg)
+    svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|(<svg )', _responsive, svg, count=1)
+    return svg.replace(">", f' role="img" aria-label="{title}">', 1)
+
+
+def _responsive(found: re.Match[str]) -> str:
+    return (found[1] or found[2]) + 'style="max-width:100%;height:auto"'
