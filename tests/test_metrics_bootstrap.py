@@ -17,6 +17,8 @@ from validator.metrics import (
     clustered_interval,
     ece,
     first_answer,
+    length_matched_auroc,
+    length_matched_statistic,
     mean_statistic,
     paired_difference,
     row_statistic,
@@ -76,6 +78,23 @@ def test_within_problem_auroc_of_every_resample_is_that_of_the_copied_problems(d
     for value, counts in zip(values, resampler.counts, strict=True):
         rows, ids = drawn_rows(resampler, groups, counts)
         assert value == pytest.approx(within_problem_auroc(labels[rows], scores[rows], ids))
+
+
+def test_length_matched_auroc_of_every_resample_keeps_the_bins_of_the_data(data):
+    labels, scores, groups = data
+    lengths = np.random.default_rng(4).integers(5, 200, labels.size)
+    resampler = Resampler(groups, n_resamples=25)
+    statistic = length_matched_statistic(labels, scores, lengths, resampler, bins=4)
+    whole = statistic(np.ones((1, PROBLEMS), dtype=int))[0]
+    assert whole == pytest.approx(length_matched_auroc(labels, scores, lengths, bins=4))
+    edges = [sorted(lengths)[k * lengths.size // 4] for k in (1, 2, 3)]
+    where = np.array([sum(length >= edge for edge in edges) for length in lengths])
+    for value, counts in zip(statistic(resampler.counts), resampler.counts, strict=True):
+        rows, _ = drawn_rows(resampler, groups, counts)
+        y, s, b = labels[rows], scores[rows], where[rows]
+        pair = (y[:, None] == 1) & (y == 0) & (b[:, None] == b)
+        wins = (s[:, None] > s) + 0.5 * (s[:, None] == s)
+        assert value == pytest.approx(wins[pair].mean())
 
 
 def test_mean_and_row_statistics_are_those_of_the_copied_rows(data):

@@ -31,7 +31,7 @@ from validator.types import AttentionRows
 __all__ = ["CapturedForward", "attention_rows", "captured_forward"]
 
 IMPLEMENTATION = "spectral_validator"
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 2**20
 """Upper bound of one block of attention rows of all heads, unless a single row is larger."""
 
 

@@ -17,7 +17,9 @@ def symmetric_graph(attention: Tensor) -> Tensor:
     Returns:
         (..., T, T) symmetric, non-negative.
     """
-    return (attention + attention.transpose(-1, -2)) / 2
+    graph = attention + attention.transpose(-1, -2)
+    graph *= 0.5
+    return graph
 
 
 def normalized_laplacian(graph: Tensor) -> Tensor:
@@ -35,7 +37,8 @@ def normalized_laplacian(graph: Tensor) -> Tensor:
     """
     degree = graph.sum(-1)
     scale = torch.where(degree > 0, degree.clamp_min(torch.finfo(graph.dtype).tiny).rsqrt(), 0.0)
-    laplacian = -(scale.unsqueeze(-1) * graph * scale.unsqueeze(-2))
+    laplacian = graph * (-scale).unsqueeze(-1)
+    laplacian *= scale.unsqueeze(-2)  # in place: these matrices are the bulk of the memory traffic
     diagonal = laplacian.diagonal(dim1=-2, dim2=-1)
     diagonal += (degree > 0).to(graph.dtype)
     return laplacian

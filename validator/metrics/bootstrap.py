@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from validator.errors import LabelError, ParameterError, ScoreError
 from validator.metrics.inputs import as_groups, as_labels, as_scores, require_both_classes
-from validator.metrics.ranking import WeightedRanking, within_problem_values
+from validator.metrics.ranking import WeightedRanking, length_bins, within_problem_values
 from validator.metrics.selection import PerProblem
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Statistic",
     "auroc_statistic",
     "clustered_interval",
+    "length_matched_statistic",
     "mean_statistic",
     "paired_difference",
     "row_statistic",
@@ -109,6 +110,27 @@ def auroc_statistic(labels: ArrayLike, scores: ArrayLike, resampler: Resampler) 
     def block(counts: NDArray[np.int64]) -> NDArray[np.float64]:
         concordant, pairs = ranking.pairs(counts[:, resampler.index].astype(np.float64))
         return _ratio(concordant, pairs)
+
+    return lambda counts: np.concatenate(
+        [block(counts[i:i + _BLOCK]) for i in range(0, len(counts), _BLOCK)]
+    )
+
+
+def length_matched_statistic(labels: ArrayLike, scores: ArrayLike, lengths: ArrayLike,
+                             resampler: Resampler, bins: int = 10) -> Statistic:
+    """AUROC over pairs in the same length bin; the bins are those of the data as a whole.
+
+    As :func:`length_matched_auroc`, whose bins on a resample would be the resample's own.
+    """
+    y = as_labels(labels)
+    _require_rows(y.size, resampler)
+    s, where = as_scores(scores, y.size), length_bins(lengths, y.size, bins)
+    parts = [(WeightedRanking(y[rows], s[rows]), resampler.index[rows])
+             for b in np.unique(where) for rows in [np.flatnonzero(where == b)]]
+
+    def block(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        sums = [ranking.pairs(counts[:, index].astype(np.float64)) for ranking, index in parts]
+        return _ratio(np.sum([c for c, _ in sums], axis=0), np.sum([p for _, p in sums], axis=0))
 
     return lambda counts: np.concatenate(
         [block(counts[i:i + _BLOCK]) for i in range(0, len(counts), _BLOCK)]

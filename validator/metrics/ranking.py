@@ -19,6 +19,7 @@ __all__ = [
     "WeightedRanking",
     "auprc",
     "auroc",
+    "length_bins",
     "length_matched_auroc",
     "within_problem_auroc",
     "within_problem_values",
@@ -139,3 +140,14 @@ def length_matched_auroc(labels: ArrayLike, scores: ArrayLike, lengths: ArrayLik
         raise LabelError(f"no length bin of {bins} holds a valid and an invalid trace; "
                          "use fewer bins or more traces")
     return concordant / pairs
+
+
+def length_bins(lengths: ArrayLike, n: int, bins: int) -> NDArray[np.int64]:
+    """(N,) index of the quantile interval, closed on the left, that each length falls in."""
+    if bins < 1:
+        raise ParameterError(f"bins must be at least 1, got {bins}")
+    size = as_scores(lengths, n, "lengths")
+    if not np.isfinite(size).all():
+        raise ScoreError("lengths must be finite")
+    edges = np.unique(np.quantile(size, np.linspace(0, 1, bins + 1)[1:-1]))
+    return np.searchsorted(edges, size, side="right").astype(np.int64)

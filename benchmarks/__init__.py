@@ -1,0 +1,1 @@
+"""Side-by-side timings; run them on a machine with nothing else to do."""

@@ -1,0 +1,195 @@
+"""N sampled continuations of many prompts, with what the prompts share computed once.
+
+transformers' ``generate`` does the sampling. The tokens that all prompts begin with (exemplars) are
+read once; prompts of equal length form a batch, so that nothing is ever padded; each prompt's own
+tokens are read once and its key-value cache is then repeated for its N samples.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.cache_utils import DynamicLayer
+
+from validator.errors import ContextLengthError, ParameterError
+from validator.features.encoding import common_prefix, max_positions
+
+__all__ = ["Continuation", "Sampler", "Sampling", "plan_chunks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn."""
+
+    n: int = 8
+    temperature: float = 0.8
+    """0 is greedy: the n samples are then the same."""
+    top_p: float = 1.0
+    max_new_tokens: int = 64
+    seed: int = 0
+    batch_size: int = 64
+    """Most continuations decoded together."""
+
+    def __post_init__(self) -> None:
+        for name, valid, wanted in (
+            ("n", self.n >= 1, "at least 1"),
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+        ):
+            if not valid:
+                raise ParameterError(f"{name} must be {wanted}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What the model wrote after a prompt."""
+
+    text: str
+    """Up to the first stop string, which is not included."""
+    finished: bool
+    """False where the token limit cut it off."""
+    tokens: int
+    """Tokens drawn, stop included."""
+
+
+def plan_chunks(lengths: Sequence[int], n: int, batch_size: int) -> list[tuple[int, ...]]:
+    """Batches of prompts of equal token length; a function of the prompts alone.
+
+    Args:
+        lengths: tokens of each prompt.
+        n: samples of each.
+        batch_size: most samples together; one prompt's samples are never parted.
+
+    Returns:
+        Positions of the prompts in each chunk; every prompt is in exactly one.
+    """
+    buckets: dict[int, list[int]] = defaultdict(list)
+    for i, length in enumerate(lengths):
+        buckets[length].append(i)
+    step = max(1, batch_size // n)
+    return [
+        tuple(bucket[i : i + step]) for bucket in buckets.values()
+        for i in range(0, len(bucket), step)
+    ]
+
+
+class Sampler:
+    """Draws continuations of a fixed list of prompts, chunk by chunk, reproducibly.
+
+    Args:
+        model: a transformers causal LM.
+        tokenizer: its tokenizer.
+        prompts: their texts.
+        sampling: how tokens are drawn.
+        stop: strings that end a continuation.
+
+    Attributes:
+        chunks: prompts that are decoded together; each chunk has its own seed, so any subset can
+            be drawn in any order with the same result.
+        shares_prefix: False where the architecture's cache cannot be repeated, and every prompt is
+            read whole.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, prompts: Sequence[str], sampling: Sampling,
+                 stop: Sequence[str]) -> None:
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+        self.stop = tuple(stop)
+        self.ids = [tokenizer(p)["input_ids"] for p in prompts]
+        self._require_room()
+        lengths = [len(i) for i in self.ids]
+        self.chunks = plan_chunks(lengths, sampling.n, sampling.batch_size)
+        self._prefix = self.ids[0][: min(common_prefix(self.ids), min(lengths) - 1)]
+        self._cache = self._read_prefix() if self._prefix else None
+        self.shares_prefix = self._cache is not None
+
+    def draw(self, chunk: Sequence[int]) -> list[list[Continuation]]:
+        """N continuations of each prompt of a chunk, in its order."""
+        prompts = torch.tensor([self.ids[i] for i in chunk], device=self.model.device)
+        n = self.sampling.n
+        repeated = prompts.repeat_interleave(n, 0)
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            torch.manual_seed(self._seed(chunk))
+            output = self.model.generate(
+                input_ids=repeated, attention_mask=torch.ones_like(repeated),
+                past_key_values=self._read_prompts(prompts), tokenizer=self.tokenizer,
+                generation_config=self._configuration())
+        drawn = [self._continuation(row) for row in output[:, prompts.shape[1] :]]
+        return [drawn[i : i + n] for i in range(0, len(drawn), n)]
+
+    def _read_prefix(self) -> Any:
+        ids = torch.tensor([self._prefix], device=self.model.device)
+        with torch.inference_mode():
+            cache = self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        shareable = all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None]))
+        return cache if shareable else None
+
+    def _read_prompts(self, prompts: Tensor) -> Any:
+        """Cache of all tokens but the last of each prompt, repeated for its samples."""
+        if self._cache is None:
+            return None
+        cache = copy.deepcopy(self._cache)
+        cache.batch_repeat_interleave(len(prompts))
+        rest = prompts[:, len(self._prefix) : -1]
+        if rest.shape[1]:
+            self.model(input_ids=rest, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.batch_repeat_interleave(self.sampling.n)
+        return cache
+
+    def _configuration(self) -> GenerationConfig:
+        s = self.sampling
+        drawing = {"do_sample": True, "temperature": s.temperature, "top_p": s.top_p, "top_k": 0}
+        config = self.model.generation_config
+        end = config.eos_token_id if config.eos_token_id is not None else (
+            self.tokenizer.eos_token_id)
+        pad = self.tokenizer.pad_token_id
+        first_end = end[0] if isinstance(end, list) else end
+        return GenerationConfig(
+            max_new_tokens=s.max_new_tokens, eos_token_id=end, bos_token_id=config.bos_token_id,
+            pad_token_id=first_end if pad is None else pad, stop_strings=list(self.stop),
+            **(drawing if s.temperature > 0 else {"do_sample": False}))
+
+    def _continuation(self, row: Tensor) -> Continuation:
+        ends = self._configuration().eos_token_id
+        stops = set(ends if isinstance(ends, list) else [ends])
+        kept: list[int] = []
+        for token in row.tolist():
+            if token in stops:
+                text = self.tokenizer.decode(kept, skip_special_tokens=True)
+                return Continuation(self._cut(text)[0], True, len(kept) + 1)
+            kept.append(token)
+            if self.stop and any(s in self.tokenizer.decode(kept[-8:]) for s in self.stop):
+                break
+        text, stopped = self._cut(self.tokenizer.decode(kept, skip_special_tokens=True))
+        return Continuation(text, stopped, len(kept))
+
+    def _cut(self, text: str) -> tuple[str, bool]:
+        places = [text.find(s) for s in self.stop if s in text]
+        return (text[: min(places)], True) if places else (text, False)
+
+    def _seed(self, chunk: Sequence[int]) -> int:
+        key = repr((self.sampling.seed, [self.ids[i] for i in chunk])).encode()
+        return int.from_bytes(hashlib.sha256(key).digest()[:4])
+
+    def _require_room(self) -> None:
+        limit = max_positions(self.model.config)
+        longest = max(len(i) for i in self.ids) + self.sampling.max_new_tokens
+        if limit is not None and longest > limit:
+            raise ContextLengthError(
+                f"the longest prompt and {self.sampling.max_new_tokens} new tokens make {longest} "
+                f"tokens, the model has positions for {limit}; lower max_new_tokens")
+
+
+def iterate(sampler: Sampler) -> Iterator[tuple[tuple[int, ...], list[list[Continuation]]]]:
+    """All chunks in turn with what was drawn."""
+    for chunk in sampler.chunks:
+        yield chunk, sampler.draw(chunk)
