@@ -43,7 +43,8 @@ def forest_plot(rows: Sequence[Mapping[str, Any]]) -> str:
 def roc_plot(labels: NDArray[np.int64], scores: Mapping[str, NDArray[np.float64]]) -> str:
     """ROC curves of the named scores."""
     figure, axes = _figure(4.6, 4.2)
-    for (name, values), colour in zip(scores.items(), (ACCENT, "#e67700", MUTED, BAD), strict=False):
+    colours = (ACCENT, "#e67700", MUTED, BAD)
+    for (name, values), colour in zip(scores.items(), colours, strict=False):
         false, true, _ = roc_curve(labels, values)
         axes.plot(false, true, color=colour, label=name)
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":")

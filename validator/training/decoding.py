@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,9 +187,3 @@ class Sampler:
             raise ContextLengthError(
                 f"the longest prompt and {self.sampling.max_new_tokens} new tokens make {longest} "
                 f"tokens, the model has positions for {limit}; lower max_new_tokens")
-
-
-def iterate(sampler: Sampler) -> Iterator[tuple[tuple[int, ...], list[list[Continuation]]]]:
-    """All chunks in turn with what was drawn."""
-    for chunk in sampler.chunks:
-        yield chunk, sampler.draw(chunk)

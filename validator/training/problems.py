@@ -78,7 +78,7 @@ def problem_set(name: str, count: int, seed: int = 0) -> list[Problem]:
     rng = random.Random(f"{name} {settings['version']} {seed}")
     made: dict[str, Problem] = {}
     expressions = list(settings["templates"])
-    for attempt in range(ATTEMPTS + 20 * count):
+    for _ in range(ATTEMPTS + 20 * count):
         if len(made) == count:
             return list(made.values())
         expression = expressions[len(made) % len(expressions)]
@@ -87,8 +87,8 @@ def problem_set(name: str, count: int, seed: int = 0) -> list[Problem]:
             question, target, values = drawn
             meta = {"expression": expression, "values": values, "set": name, "seed": seed}
             made[question] = Problem(f"{name}-{seed}-{len(made)}", question, target, meta)
-    raise ParameterError(f"{name} gave {len(made)} different problems in {attempt} attempts, "
-                         f"not {count}; ask for fewer")
+    raise ParameterError(
+        f"{name} has not {count} different problems; {len(made)} were found, ask for fewer")
 
 
 def prompt_format(name: str) -> PromptFormat:
@@ -154,7 +154,8 @@ def _evaluate(node: ast.expr, values: Mapping[str, int]) -> Fraction:
 def _settings(name: str) -> dict[str, Any]:
     if name not in names("problems"):
         raise ParameterError(
-            f"unknown problem set {name!r}; known: {', '.join(problem_set_names())}, or give a file")
+            f"unknown problem set {name!r}; known: {', '.join(problem_set_names())}; "
+            "or give a file")
     settings: dict[str, Any] = read_yaml(f"problems/{name}.yaml")
     return settings
 
