@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from validator.features.eigen import symmetric_eigh
 from validator.features.graph import directed_eigenvalues, normalized_laplacian, symmetric_graph
 from validator.features.spectrum import graph_spectrum
 
@@ -104,3 +105,20 @@ def test_directed_eigenvalues_of_a_suffix_are_its_own() -> None:
     A = torch.tensor(attention)
     whole = directed_eigenvalues(A.sum(0), A.diagonal(), 9)
     torch.testing.assert_close(directed_eigenvalues(part.sum(0), part.diagonal(), 5), whole[4:])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_decompositions_on_several_threads_are_scipys(threads: int) -> None:
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(5, 9, 9))
+    matrices = roots + roots.transpose(0, 2, 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        values, modes = symmetric_eigh(torch.tensor(matrices))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for matrix, value, mode in zip(matrices, values.numpy(), modes.numpy(), strict=True):
+        np.testing.assert_allclose(value, scipy.linalg.eigvalsh(matrix), atol=1e-12)
+        np.testing.assert_allclose(mode @ np.diag(value) @ mode.T, matrix, atol=1e-12)

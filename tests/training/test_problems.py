@@ -87,13 +87,19 @@ def test_unknown_set_and_too_many_are_typed_errors() -> None:
     with pytest.raises(ParameterError, match="one-step, two-step"):
         problem_set("three-step", 1)
     with pytest.raises(ParameterError, match="ask for fewer"):
-        problem_set("arithmetic", 100_000)
+        problem_set("arithmetic", 5_000)
+    for name in ("one-step", "gsm_symbolic"):
+        with pytest.raises(ParameterError, match="at least 1, got -1"):
+            problem_set(name, -1)
 
 
 def test_reasoning_gym_problems_carry_integer_targets() -> None:
     problems = problem_set("gsm_symbolic", 5, 1)
     assert problems == problem_set("gsm_symbolic", 5, 1)
     assert all(p.target.lstrip("-").isdigit() for p in problems)
+    many = problem_set("gsm_symbolic", 300, 1)
+    assert many[:5] == problems
+    assert len({p.question for p in many}) == 300
 
 
 def test_problems_of_a_file(tmp_path: Path) -> None:
@@ -105,9 +111,21 @@ def test_problems_of_a_file(tmp_path: Path) -> None:
     assert (second.id, second.target) == ("x", "4")
 
 
+def test_only_thousands_separators_are_cut_and_only_line_feeds_end_lines(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"question": "a\u2028b", "answer": "(1, 2)"}\n', encoding="utf-8")
+    (problem,) = read_problems(file)
+    assert (problem.question, problem.target) == ("a\u2028b", "(1, 2)")
+
+
 @pytest.mark.parametrize(("line", "reason"), [
     ("{", "not JSON"), ("[]", "JSON object"), ('{"question": "a"}', "'answer'"),
     ('{"question": "", "answer": "1"}', "'question'"),
+    ('{"question": " ", "answer": "1"}', "'question'"),
+    ('{"question": "a", "answer": true}', "'answer'"),
+    ('{"question": "a", "answer": NaN}', "not JSON"),
+    ('{"question": "a", "answer": "so ####"}', "nothing follows"),
+    ('{"question": "a", "answer": "1", "id": null}', "'id'"),
 ])
 def test_bad_problem_lines_are_named(line: str, reason: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"

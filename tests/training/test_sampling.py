@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from validator.errors import ContextLengthError, ParameterError
+from validator.errors import ContextLengthError, LabelError, ParameterError, TraceError
 from validator.models.loading import LoadedModel, load_model
 from validator.training.decoding import Sampler, Sampling, plan_chunks
 from validator.training.problems import Problem, PromptFormat, problem_set, prompt_format
@@ -54,9 +54,13 @@ def test_greedy_with_shared_cache_is_the_plain_argmax(
             assert [s.text for s in samples] == [expected, expected]
 
 
-def test_sampling_with_and_without_the_cache_draws_the_same(tiny: Any) -> None:
-    shared, alone = sampler(tiny), sampler(tiny)
-    assert shared.shares_prefix
+@pytest.mark.parametrize(("kind", "shares"), [*((k, True) for k in KINDS[:3]), (KINDS[3], False)])
+def test_sampling_with_and_without_the_cache_draws_the_same(
+    kind: str, shares: bool, make_tiny: Callable[..., Any], tiny: Any
+) -> None:
+    pair = (make_tiny(kind), tiny[1])
+    shared, alone = sampler(pair), sampler(pair)
+    assert shared.shares_prefix is shares
     alone._cache = None
     for chunk in shared.chunks:
         assert shared.draw(chunk) == alone.draw(chunk)
@@ -70,6 +74,21 @@ def test_chunks_do_not_depend_on_order_of_drawing_and_samples_differ(tiny: Any) 
     assert any(a != b for a, b in texts)
     other = sampler(tiny, temperature=1.5, seed=1)
     assert {c: other.draw(c) for c in other.chunks} != forward
+
+
+@pytest.mark.parametrize("hidden", [
+    {"repetition_penalty": 50.0}, {"suppress_tokens": list(range(50))}, {"typical_p": 0.5},
+    {"num_beams": 2}, {"num_return_sequences": 2},
+])
+def test_the_models_own_generation_settings_do_not_shape_the_samples(
+    hidden: dict[str, Any], make_tiny: Callable[..., Any], tiny: Any
+) -> None:
+    model = make_tiny()
+    for name, value in hidden.items():
+        setattr(model.generation_config, name, value)
+    expected, drawer = sampler(tiny), sampler((model, tiny[1]))
+    assert [drawer.draw(c) for c in drawer.chunks] == [expected.draw(c) for c in expected.chunks]
+    assert all(getattr(model.generation_config, k) == v for k, v in hidden.items())
 
 
 def test_drawing_leaves_the_global_generator_alone(tiny: Any) -> None:
@@ -134,6 +153,43 @@ def test_other_settings_or_a_foreign_file_are_refused(tiny: Any, tmp_path: Path)
     with pytest.raises(ParameterError, match="not made by this command"):
         run(tiny, foreign)
     assert foreign.read_text() == "mine\n"
+
+
+def test_damaged_files_are_typed_errors(tiny: Any, tmp_path: Path) -> None:
+    output = tmp_path / "t.jsonl"
+    run(tiny, output)
+    whole, manifest = output.read_text(), output.with_name("t.jsonl.manifest.json")
+    output.write_text(whole.replace('"problem_id": "p0"', '"problem_id": "q"', 1))
+    with pytest.raises(TraceError, match="'q' was not asked"):
+        run(tiny, output)
+    for damaged in (manifest.read_text()[:50], "[]"):
+        manifest.write_text(damaged)
+        with pytest.raises(TraceError, match="is damaged"):
+            run(tiny, output)
+
+
+def test_order_and_repetition_of_lines_found_do_not_matter(tiny: Any, tmp_path: Path) -> None:
+    output = tmp_path / "t.jsonl"
+    run(tiny, output)
+    whole = output.read_text()
+    lines = whole.splitlines(keepends=True)
+    output.write_text("".join([*lines[::-1], lines[0]]))
+    again = run(tiny, output)
+    assert (again.tokens, again.resumed) == (0, 10)
+    assert output.read_text() == whole
+
+
+@pytest.mark.parametrize(("problems", "error", "reason"), [
+    ([], ParameterError, "got 0 problems"),
+    ([PROBLEMS[0], PROBLEMS[0]], ParameterError, "2 problems, 1 ids"),
+    ([Problem("w", "1", "yes")], LabelError, "'w'.*'yes'"),
+])
+def test_problems_that_cannot_be_checked_fail_before_sampling(
+    problems: list[Problem], error: type[Exception], reason: str, tiny: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=reason):
+        sample_traces(loaded(tiny), problems, STYLE, Sampling(n=2), tmp_path / "t.jsonl")
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_answer_is_kept_and_marked(tiny: Any, tmp_path: Path) -> None:

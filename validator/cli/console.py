@@ -26,8 +26,11 @@ __all__ = ["add_command", "console", "error_console", "print_json", "progress", 
 
 
 def console() -> Console:
-    """Standard output."""
-    return Console()
+    """Standard output; wide enough for the tables where it is not a terminal."""
+    found = Console()
+    if not found.is_terminal:
+        found.width = max(found.width, 120)
+    return found
 
 
 def error_console() -> Console:

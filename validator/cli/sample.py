@@ -63,11 +63,15 @@ def run(args: argparse.Namespace) -> int:
     with progress(f"sampling {len(problems)} problems x {args.n}") as advance:
         done = sample_traces(loaded, problems, prompt, sampling, args.output,
                              command=command_line(), progress=advance)
-    _show(done, time.perf_counter() - started, args)
+    seconds = time.perf_counter() - started
+    lengths = [len(loaded.tokenizer.encode(t.completion, add_special_tokens=False))
+               for t in done.traces]
+    _show(done, lengths, seconds, args)
     return 0
 
 
 def _problems(args: argparse.Namespace) -> tuple[list[Problem], PromptFormat]:
+    from validator.errors import ParameterError
     from validator.training.problems import (
         problem_set,
         problem_set_names,
@@ -76,21 +80,26 @@ def _problems(args: argparse.Namespace) -> tuple[list[Problem], PromptFormat]:
     )
 
     if args.problems in problem_set_names() or not Path(args.problems).exists():
-        problems = problem_set(args.problems, args.count or 100, args.seed)
+        problems = problem_set(args.problems, 100 if args.count is None else args.count, args.seed)
     else:
+        if args.count is not None and args.count < 1:
+            raise ParameterError(f"--count must be at least 1, got {args.count}")
         problems = read_problems(Path(args.problems))[: args.count]
     prompt = prompt_format(args.problems)
-    if args.max_new_tokens:
+    if args.max_new_tokens is not None:
         prompt = replace(prompt, max_new_tokens=args.max_new_tokens)
     return problems, prompt
 
 
-def _show(done: SamplingRun, seconds: float, args: argparse.Namespace) -> None:
+def _show(
+    done: SamplingRun, lengths: list[int], seconds: float, args: argparse.Namespace
+) -> None:
     traces = done.traces
     facts = {
         "traces": len(traces),
         "problems": len({t.problem_id for t in traces}),
         "right": round(sum(t.label or 0 for t in traces) / len(traces), 4),
+        "length_auroc": _length_auroc([t.label or 0 for t in traces], lengths),
         "unparsed": sum(t.status == "unparsed" for t in traces),
         "truncated": sum(t.status == "truncated" for t in traces),
         "empty": done.empty,
@@ -108,3 +117,12 @@ def _show(done: SamplingRun, seconds: float, args: argparse.Namespace) -> None:
     if not done.shares_prefix:
         error_console().print("this architecture's cache cannot be repeated: prompts were read "
                               "whole for every sample")
+
+
+def _length_auroc(labels: list[int], lengths: list[int]) -> float | None:
+    """Of the completion's tokens; far from 0.5, length alone tells right from wrong."""
+    from validator.metrics import auroc
+
+    if len(set(labels)) < 2:
+        return None
+    return round(float(auroc(labels, lengths)), 4)

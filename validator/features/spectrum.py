@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
+from validator.features.eigen import symmetric_eigh
 from validator.types import Spectrum
 
 __all__ = ["graph_spectrum"]
@@ -27,9 +27,7 @@ def graph_spectrum(laplacian: Tensor, signals: Mapping[str, Tensor], layer: int 
         Spectrum: eigenvalues (G, T) ascending, tiny negative rounding of the zero modes kept;
         mode_energy e_m = ||(U^T X)_m||^2 (Shuman et al. 2013, eq. 4), which sums to ||X||^2.
     """
-    if not signals:
-        return Spectrum(layer, torch.linalg.eigvalsh(laplacian.double()), {})
-    eigenvalues, modes = torch.linalg.eigh(laplacian.double())
+    eigenvalues, modes = symmetric_eigh(laplacian)
     energy = {
         name: (modes.to(signal.dtype).transpose(-1, -2) @ signal).square().sum(-1)
         for name, signal in signals.items()

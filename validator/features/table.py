@@ -37,6 +37,9 @@ def write_features(path: str | Path, features: FeatureMatrix) -> None:
     partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValidatorError(f"cannot write {target}: {error}") from error
+    try:
         pq.write_table(_to_table(features), partial, compression="zstd")
         partial.replace(target)
     except OSError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from validator.errors import LabelError
 from validator.metrics import (
     Interval,
     PerProblem,
@@ -46,7 +49,8 @@ class ScoreRow:
     auroc: Interval
     within: Interval | None
     """None where no problem holds a valid and an invalid answer."""
-    length_matched: Interval
+    length_matched: Interval | None
+    """None where no bin of lengths holds a valid and an invalid trace."""
     best_of_n: Interval | None
     """None where problems have one answer each."""
 
@@ -71,8 +75,9 @@ class Comparison:
         return " ".join(_sentence(name, parts) for name, parts in self.increments.items())
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return {**asdict(self), "verdict": self.verdict}
+        """The same as plain JSON values."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {**plain, "verdict": self.verdict}
 
 
 def compare(oof: CrossValidated, *, n_resamples: int = 1000, seed: int = 0) -> Comparison:
@@ -120,12 +125,11 @@ class _Judge:
 
     def row(self, key: str) -> ScoreRow:
         scores = self.scores[key]
-        matched = length_matched_statistic(self.y, scores, self.lengths, self.resampler)
         return ScoreRow(
             key, FAMILIES[key],
             self._interval(auroc_statistic(self.y, scores, self.resampler)),
             self._interval(self._within(key)) if self.mixed else None,
-            self._interval(matched),
+            self._length_matched(scores),
             self._mean(best_of_n(self.y, scores, self.groups)) if self.repeated else None,
         )
 
@@ -144,6 +148,13 @@ class _Judge:
         if any(a is not None for a in self.answers):
             result["majority vote"] = self._mean(majority_vote(self.y, self.answers, self.groups))
         return {**result, "oracle": self._mean(oracle(self.y, self.groups))}
+
+    def _length_matched(self, scores: NDArray[np.float64]) -> Interval | None:
+        try:
+            return self._interval(
+                length_matched_statistic(self.y, scores, self.lengths, self.resampler))
+        except LabelError:
+            return None
 
     def _within(self, key: str) -> Statistic:
         return within_problem_statistic(self.y, self.scores[key], self.resampler)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,14 +116,16 @@ class Sampler:
     def draw(self, chunk: Sequence[int]) -> list[list[Continuation]]:
         """N continuations of each prompt of a chunk, in its order."""
         prompts = torch.tensor([self.ids[i] for i in chunk], device=self.model.device)
-        n = self.sampling.n
+        n, configuration = self.sampling.n, self._configuration()
         repeated = prompts.repeat_interleave(n, 0)
-        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        accelerators = [self.model.device] if self.model.device.type == "cuda" else []
+        with (torch.random.fork_rng(devices=accelerators), torch.inference_mode(),
+              _plain_generation(self.model)):
             torch.manual_seed(self._seed(chunk))
             output = self.model.generate(
                 input_ids=repeated, attention_mask=torch.ones_like(repeated),
                 past_key_values=self._read_prompts(prompts), tokenizer=self.tokenizer,
-                generation_config=self._configuration())
+                generation_config=configuration)
         drawn = [self._continuation(row) for row in output[:, prompts.shape[1] :]]
         return [drawn[i : i + n] for i in range(0, len(drawn), n)]
 
@@ -181,9 +184,26 @@ class Sampler:
         return int.from_bytes(hashlib.sha256(key).digest()[:4])
 
     def _require_room(self) -> None:
+        if not self.ids:
+            raise ParameterError("no prompts to continue; give at least one")
         limit = max_positions(self.model.config)
         longest = max(len(i) for i in self.ids) + self.sampling.max_new_tokens
         if limit is not None and longest > limit:
             raise ContextLengthError(
                 f"the longest prompt and {self.sampling.max_new_tokens} new tokens make {longest} "
                 f"tokens, the model has positions for {limit}; lower max_new_tokens")
+
+
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """``generate`` fills what it is not told from the model's own generation settings.
+
+    A repetition penalty or suppressed tokens from there would shape the samples without standing
+    in the manifest.
+    """
+    kept = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = kept

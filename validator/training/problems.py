@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import json
 import operator
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,6 +14,7 @@ from typing import Any
 
 from validator.configs.loading import names, read_yaml
 from validator.errors import MalformedTraceError, ParameterError, TraceError, ValidatorError
+from validator.trace_json import strict_loads
 from validator.training.answers import AnswerStyle
 
 __all__ = [
@@ -72,6 +73,8 @@ def problem_set(name: str, count: int, seed: int = 0) -> list[Problem]:
         ParameterError: unknown set, or more problems than it can make.
         ValidatorError: the set needs a package that is not installed.
     """
+    if count < 1:
+        raise ParameterError(f"count must be at least 1, got {count}")
     if name in GYM_SETS:
         return _gym_problems(name, count, seed)
     settings = _settings(name)
@@ -115,7 +118,7 @@ def read_problems(path: Path) -> list[Problem]:
         TraceError: the file cannot be read or holds no problem.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also cut at U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"cannot read {path}: {error}") from error
     numbered = [(i, line) for i, line in enumerate(lines, 1) if line.strip()]
@@ -180,16 +183,28 @@ def _draw(
 
 def _parse_problem(path: Path, line: int, text: str) -> Problem:
     try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise MalformedTraceError(str(path), line, f"not JSON: {error.msg}") from error
+        record = strict_loads(text)
+    except ValueError as error:
+        raise MalformedTraceError(str(path), line, f"not JSON: {error}") from error
     if not isinstance(record, dict):
         raise MalformedTraceError(str(path), line, "expected a JSON object")
-    for key in ("question", "answer"):
-        if not isinstance(record.get(key), str | int | float) or record[key] == "":
-            raise MalformedTraceError(str(path), line, f"needs a {key!r}")
-    target = str(record["answer"]).rpartition("####")[2].strip().replace(",", "")
-    return Problem(str(record.get("id", f"{path.stem}-{line}")), str(record["question"]), target)
+    question, answer = (_text(record.get(k), k, path, line) for k in ("question", "answer"))
+    name = _text(record.get("id", f"{path.stem}-{line}"), "id", path, line)
+    target = _THOUSANDS.sub("", answer.rpartition("####")[2]).strip()
+    if not target:
+        raise MalformedTraceError(str(path), line, "nothing follows '####' in 'answer'")
+    return Problem(name, question, target)
+
+
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+
+
+def _text(value: Any, key: str, path: Path, line: int) -> str:
+    plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+    if not plain or not str(value).strip():
+        raise MalformedTraceError(
+            str(path), line, f"needs {key!r}, a text or a number; got {value!r}")
+    return str(value)
 
 
 def _gym_problems(name: str, count: int, seed: int) -> list[Problem]:
@@ -199,9 +214,13 @@ def _gym_problems(name: str, count: int, seed: int) -> list[Problem]:
         raise ValidatorError(
             f"problem set {name!r} needs the reasoning-gym package: "
             "pip install 'spectral-validator[gym]'") from error
+    # It now and then makes a question twice; item i does not depend on the size.
     entries: Iterator[Mapping[str, Any]] = iter(
-        reasoning_gym.create_dataset(name, size=count, seed=seed))
-    return [
-        Problem(f"{name}-{seed}-{i}", entry["question"], str(entry["answer"]), {"set": name})
-        for i, entry in enumerate(entries)
-    ]
+        reasoning_gym.create_dataset(name, size=count + count // 10 + 10, seed=seed))
+    made: dict[str, str] = {}
+    for entry in entries:
+        made.setdefault(entry["question"], str(entry["answer"]))
+    if len(made) < count:
+        raise ParameterError(f"{name} gave {len(made)} different problems, ask for fewer")
+    return [Problem(f"{name}-{seed}-{i}", question, made[question], {"set": name})
+            for i, question in enumerate(list(made)[:count])]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from validator import __version__
-from validator.errors import ParameterError, TraceError, ValidatorError
+from validator.errors import LabelError, ParameterError, TraceError, ValidatorError
 from validator.models.loading import LoadedModel
 from validator.trace_json import trace_from_json, trace_to_json
 from validator.training.answers import check, parse_answer
@@ -69,10 +69,14 @@ def sample_traces(
         progress: called with (done, total) traces.
 
     Raises:
-        ParameterError: ``output`` or its partial file was made with other settings.
+        ParameterError: ``output`` or its partial file was made with other settings, no problems, or
+            an id used twice.
+        LabelError: a target that the prompt's answer style cannot be compared with.
+        TraceError: a damaged file or manifest.
         ContextLengthError: a prompt that leaves no room for an answer.
         ValidatorError: the file cannot be written.
     """
+    _require_checkable(problems, prompt)
     manifest = _manifest(loaded, problems, prompt, sampling, command)
     prompts = [prompt.prompt(p.question) for p in problems]
     sampler = Sampler(loaded.model, loaded.tokenizer, prompts, sampling, prompt.stop)
@@ -101,6 +105,19 @@ def sample_traces(
 
 
 EMPTY = " "
+
+
+def _require_checkable(problems: Sequence[Problem], prompt: PromptFormat) -> None:
+    """Fail before hours of sampling, not after."""
+    ids = [p.id for p in problems]
+    if not ids or len(set(ids)) < len(ids):
+        raise ParameterError(
+            f"expected problems of distinct ids, got {len(ids)} problems, {len(set(ids))} ids")
+    for problem in problems:
+        try:
+            check(problem.target, problem.target, prompt.answer_style)
+        except LabelError as error:
+            raise LabelError(f"problem {problem.id!r}: {error}") from error
 
 
 def _label(
@@ -150,15 +167,30 @@ def _claim(output: Path, manifest: Mapping[str, Any]) -> Path:
         raise ParameterError(
             f"{output} exists and was not made by this command; give another output")
     if not begun:
-        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        fresh = path.with_name(path.name + ".tmp")
+        fresh.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        fresh.replace(path)
         return partial
-    found, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(manifest))
+    found, wanted = _read_manifest(path), json.loads(json.dumps(manifest))
     differ = [k for k in wanted if k not in ("command", "versions") and found.get(k) != wanted[k]]
     if differ:
         raise ParameterError(
             f"{output} was begun with other settings ({', '.join(differ)}); give another output, "
             f"or remove {path.name} and the traces beside it")
     return partial
+
+
+_REMOVE = "remove it and the traces beside it to sample again"
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TraceError(f"{path} is damaged ({error}); {_REMOVE}") from error
+    if not isinstance(found, dict):
+        raise TraceError(f"{path} is damaged (no JSON object); {_REMOVE}")
+    return found
 
 
 def _read(
@@ -169,14 +201,19 @@ def _read(
     if not path.exists():
         return {}
     where = {p.id: i for i, p in enumerate(problems)}
-    found: dict[int, list[Trace]] = {}
+    found: dict[int, dict[str, Trace]] = {}
     for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line break is torn
         try:
             trace = trace_from_json(json.loads(line))
         except (ValueError, TraceError) as error:
             raise TraceError(f"{path} is damaged: {error}; remove it to sample again") from error
-        found.setdefault(where[trace.problem_id], []).append(trace)
-    return {i: traces for i, traces in found.items() if len(traces) == n}
+        if trace.problem_id not in where:
+            raise TraceError(f"{path} is damaged: problem {trace.problem_id!r} was not asked; "
+                             "remove it to sample again", trace_id=trace.id)
+        found.setdefault(where[trace.problem_id], {})[trace.id] = trace
+    wanted = {i: [f"{problems[i].id}#{k}" for k in range(n)] for i in found}
+    return {i: [found[i][name] for name in wanted[i]] for i in found
+            if found[i].keys() == set(wanted[i])}
 
 
 def _whole_chunks(

@@ -1,0 +1,1 @@
+"""Traces that ship with the package."""
