@@ -64,4 +64,5 @@ def command_line() -> str:
 def _interval(value: Interval | None) -> str:
     if value is None:
         return "n/a"
-    return f"{value.estimate:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    low, high = (f"{end:.2f}".removeprefix("0") for end in (value.low, value.high))
+    return f"{value.estimate:.3f} [{low}, {high}]"

@@ -22,7 +22,7 @@ from validator.features.tokens import TokenScores, baselines, token_scores
 
 __all__ = ["Prefix", "TraceFeatures", "extend_prefix", "read_batch"]
 
-GRAPH_BYTES = 4 * 2**20
+GRAPH_BYTES = 8 * 2**20
 """Head-mean graphs held before they are decomposed: many layers of short traces, few of long."""
 
 

@@ -28,16 +28,16 @@ TOKEN_BASELINES = ("completion_length", "mean_logprob", "min_logprob", "mean_tok
 FAMILIES = {
     "length": "completion length",
     "logprob": "mean log-prob",
-    "length+logprob": "length + log-prob",
-    "surface": "surface (character 1-5-grams)",
-    "single": "best single spectral feature",
+    "surface": "surface (char 1-5-grams)",
+    "single": "best single graph feature",
     "spectra": "attention spectra",
-    "learned": "spectra + token signals (learned score)",
-    "length+logprob+learned": "length + log-prob + learned",
+    "learned": "spectra + token signals",
+    "length+logprob": "length + log-prob",
+    "length+logprob+learned": "length + log-prob + spectra",
     "baselines": "length + log-prob + surface",
-    "baselines+learned": "length + log-prob + surface + learned",
+    "baselines+learned": "all three + spectra",
 }
-"""Every score of the comparison and its name in tables."""
+"""Every score of the comparison and its name in tables; ``learned`` is the classifier's score."""
 
 _STACKS = {
     "length+logprob+learned": ("learned",),

@@ -1,0 +1,73 @@
+"""Every command and every Python block of the README and the guide runs as printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BY_CI = {"make demo", "make test"}
+"""Run by the continuous integration itself, and below through the command they stand for."""
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line for block in blocks(README, "console") for line in block.splitlines()]
+    return [line.split("  #")[0].strip() for line in lines if line.strip()]
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    head = README.split("\n## ")[0]
+    assert "make demo" in head
+    assert "make test" in head
+    assert all(c in BY_CI or c.startswith("validator ") for c in commands())
+
+
+@pytest.mark.slow
+@pytest.mark.model
+@pytest.mark.timeout(1500)
+def test_commands_and_python_run_as_printed(tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
+    program = Path(sys.executable).with_name("validator")
+    for command in commands():
+        if command in BY_CI:
+            continue
+        done = subprocess.run([program, *shlex.split(command)[1:]], cwd=tmp_path, env=environment,
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    for code in blocks(README, "python"):
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment,
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.model
+@pytest.mark.timeout(900)
+def test_demo_on_a_small_share(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("validator")
+    done = subprocess.run([program, "demo", "--share", "0.15", "--folds", "5", "--threads", "2"],
+                          cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for text in ("spectra + token signals", "majority vote", "oracle", "verdict", "log-prob"):
+        assert text in done.stdout
+    assert {p.name for p in (tmp_path / "out" / "demo").iterdir()} == {
+        "demo.html", "demo.json", "features.parquet"}
+    shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_python_blocks_of_the_guide_run(page: Path) -> None:
+    for code in blocks(page.read_text(encoding="utf-8"), "python"):
+        exec(compile(code, str(page), "exec"), {})
