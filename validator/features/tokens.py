@@ -34,7 +34,8 @@ def token_scores(logits: Tensor, targets: Tensor) -> TokenScores:
     """
     surprisal, entropy = [], []
     for part, wanted in zip(torch.split(logits, CHUNK), torch.split(targets, CHUNK), strict=True):
-        logp = torch.log_softmax(part.float(), -1)
+        wide = part if part.dtype == torch.float64 else part.float()
+        logp = torch.log_softmax(wide, -1)
         surprisal.append(-logp.gather(-1, wanted.unsqueeze(-1)).squeeze(-1))
         entropy.append(torch.special.entr(logp.exp()).sum(-1))
     return TokenScores(torch.cat(surprisal), torch.cat(entropy))
