@@ -71,7 +71,7 @@ def _choosing(result: Mapping[str, Any]) -> str:
     if not result["choosing"]:
         return ""
     by_score = {
-        f"best by {row['name']}": row["best_of_n"] for row in result["rows"]
+        f"by {row['name']}": row["best_of_n"] for row in result["rows"]
         if row["best_of_n"] is not None and row["key"] != "spectra"
     }
     ends = dict(result["choosing"])

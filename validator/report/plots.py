@@ -36,7 +36,7 @@ def forest_plot(rows: Sequence[Mapping[str, Any]]) -> str:
     axes.axvline(0.5, color=MUTED, lw=1, ls=":")
     axes.set_yticks(range(len(rows)), [r["name"] for r in reversed(rows)])
     axes.set_xlabel("AUROC, 95% interval over problems (0.5: no information)")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return _svg(figure, "AUROC of each score with intervals")
 
 
