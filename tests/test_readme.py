@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from validator.training.datasets import write_traces
+from validator.types import Trace
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BY_CI = {"make demo", "make test"}
@@ -67,7 +70,15 @@ def test_demo_on_a_small_share(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "out")
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
-def test_python_blocks_of_the_guide_run(page: Path) -> None:
+def test_python_blocks_of_the_guide_run(
+    page: Path, traces: list[Trace], shared_data: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder with the files that the blocks speak of."""
+    write_traces(tmp_path / "traces.jsonl", traces)
+    shutil.copy(shared_data / "prmbench_dev.jsonl", tmp_path / "prmbench.jsonl")
+    monkeypatch.chdir(tmp_path)
     for code in blocks(page.read_text(encoding="utf-8"), "python"):
         exec(compile(code, str(page), "exec"), {})
