@@ -1,7 +1,7 @@
 """Column names that parse back into the recipe of the number below them.
 
-``descriptor[_q0.25|_c0.5]__layer12__head_mean__completion[__surprisal]`` for graph quantities,
-``name__baseline`` for the baselines carried beside them.
+``descriptor[_q0.25]__layer12__head_mean[+option]__completion[__surprisal][__delta]`` for graph
+quantities, ``name__baseline`` for the baselines carried beside them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from validator.errors import FeatureMismatchError
 
-__all__ = ["BASELINES", "Column"]
+__all__ = ["BASELINES", "TRANSFORMS", "Column"]
 
 BASELINES = (
     "prompt_length",
@@ -22,13 +22,19 @@ BASELINES = (
 )
 """The baselines every score stands beside: lengths in tokens, log-probabilities in nats."""
 
-_HEAD = re.compile(r"head_mean|head(\d+)")
+TRANSFORMS = ("delta", "z_uniform", "z_recency", "z_permuted")
+"""``delta``: minus the same descriptor one layer before. ``z_<null>``: minus its mean over
+content-free graphs of the named kind, over their standard deviation."""
+
+_GRAPH = re.compile(r"(?:head_mean|head(\d+))((?:\+[a-z_]+[0-9.]*)*)")
 _PARAMETER = re.compile(r"(.+)_([a-z])(\d+(?:\.\d+)?)")
+_EXPECTED = ("descriptor__layer<i>__head<i>|head_mean[+option]__span[__signal][__transform] nor "
+             "name__baseline")
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """The recipe of one feature: which descriptor, of which layer, head, span and signal."""
+    """The recipe of one feature: which descriptor, of which layer, graph, span and signal."""
 
     descriptor: str
     layer: int | None = None
@@ -39,8 +45,12 @@ class Column:
     signal: str = ""
     """The graph signal, where the descriptor has one."""
     parameter: float | None = None
-    """The quantile (``q``) or cutoff (``c``), where the descriptor has one."""
+    """The quantile (``q``), cutoff (``c``) or rank (``k``), where the descriptor has one."""
     parameter_key: str = "q"
+    options: tuple[str, ...] = ()
+    """How the graph departs from the symmetric normalized one, e.g. ``combinatorial``."""
+    transform: str = ""
+    """One of :data:`TRANSFORMS`, or nothing."""
 
     @property
     def is_baseline(self) -> bool:
@@ -53,9 +63,9 @@ class Column:
         name = self.descriptor
         if self.parameter is not None:
             name += f"_{self.parameter_key}{self.parameter:g}"
-        head = "head_mean" if self.head is None else f"head{self.head}"
-        parts = [name, f"layer{self.layer}", head, self.span]
-        return "__".join(parts + ([self.signal] if self.signal else []))
+        graph = "+".join(("head_mean" if self.head is None else f"head{self.head}", *self.options))
+        parts = [name, f"layer{self.layer}", graph, self.span, self.signal, self.transform]
+        return "__".join(p for p in parts if p)
 
     @classmethod
     def parse(cls, name: str) -> Column:
@@ -63,20 +73,24 @@ class Column:
         parts = name.split("__")
         if len(parts) == 2 and parts[1] == "baseline":
             return cls(parts[0])
-        if len(parts) in (4, 5) and re.fullmatch(r"layer\d+", parts[1]):
-            head = _HEAD.fullmatch(parts[2])
-            if head:
-                found = _PARAMETER.fullmatch(parts[0])
-                return cls(
-                    descriptor=found[1] if found else parts[0],
-                    layer=int(parts[1][5:]),
-                    head=None if head[1] is None else int(head[1]),
-                    span=parts[3],
-                    signal=parts[4] if len(parts) == 5 else "",
-                    parameter=float(found[3]) if found else None,
-                    parameter_key=found[2] if found else "q",
-                )
-        raise FeatureMismatchError(
-            f"column {name!r} is not descriptor__layer<i>__head<i>|head_mean__span[__signal] "
-            "nor name__baseline"
+        transform = parts.pop() if parts[-1] in TRANSFORMS else ""
+        if len(parts) not in (4, 5) or not re.fullmatch(r"layer\d+", parts[1]):
+            raise _not_a_column(name)
+        graph, found = _GRAPH.fullmatch(parts[2]), _PARAMETER.fullmatch(parts[0])
+        if graph is None:
+            raise _not_a_column(name)
+        return cls(
+            descriptor=found[1] if found else parts[0],
+            layer=int(parts[1][5:]),
+            head=None if graph[1] is None else int(graph[1]),
+            span=parts[3],
+            signal=parts[4] if len(parts) == 5 else "",
+            parameter=float(found[3]) if found else None,
+            parameter_key=found[2] if found else "q",
+            options=tuple(graph[2].split("+")[1:]),
+            transform=transform,
         )
+
+
+def _not_a_column(name: str) -> FeatureMismatchError:
+    return FeatureMismatchError(f"column {name!r} is not {_EXPECTED}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionRows",
     "FeatureMatrix",
+    "LayerAttention",
     "Progress",
     "Provenance",
     "Spectrum",
@@ -90,12 +91,29 @@ class AttentionRows:
     with ``start == len(prefix)``.
     """
 
-    layer: int
     weights: torch.Tensor
-    """(B, H, R, T) float; row r is query token ``start + r``; entries in [0, 1]; T = start + R."""
-    hidden: torch.Tensor
-    """(B, R, D) the layer's input hidden states of the same tokens."""
+    """(B, H, R, T) float32, or float64 of a float64 model; row r is query token ``start + r``;
+    entries in [0, 1]; T = start + R. Rows sum to 1, less the share of an attention sink."""
     start: int
+    entropy: torch.Tensor | None = None
+    """(B, H, R) Shannon entropy of each row in nats, where it came with the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerAttention:
+    """The attention of one layer for the R tokens that follow ``start`` earlier ones."""
+
+    layer: int
+    """Index of the layer among all layers of the model, those without attention included."""
+    start: int
+    hidden: torch.Tensor
+    """(B, R, D) the layer's input hidden states, in the model's dtype."""
+    value_norm: torch.Tensor | None
+    """(B, R) float32, sqrt(sum ||v||^2) over the value vectors of all key-value heads of each
+    token; None where the architecture does not show its values."""
+    blocks: Iterator[AttentionRows]
+    """Blocks of rows in ascending order that cover the R rows; they can be read once, and a block's
+    weights may be written over when the next is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +138,9 @@ class Provenance:
     feature_version: int
     dtype: str = "float32"
     solver: str = "exact"
+    layers: str = "all"
+    """Those that were read, as ``0,7,15``, or ``all``."""
+    heads: str = "all"
 
     def require_equal(self, other: Provenance, what: str) -> None:
         """Raise FeatureMismatchError naming every field in which ``other`` differs."""
@@ -156,6 +177,21 @@ class FeatureMatrix:
                 f"expected values ({n}, {f}) and lengths ({n}, 2) for {n} traces and {f} names, "
                 f"got {self.values.shape} and {self.lengths.shape}"
             )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, F)."""
+        return len(self.traces), len(self.names)
+
+    def __len__(self) -> int:
+        return len(self.traces)
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        return iter(self.values)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The values, so that whatever takes an array takes a feature matrix."""
+        return np.array(self.values, dtype=dtype, copy=copy)
 
     @property
     def trace_ids(self) -> tuple[str, ...]:

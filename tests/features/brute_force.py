@@ -1,84 +1,179 @@
-"""Every column of the default feature set the slow way, from stored eager attentions."""
+"""Any column of any feature set the slow way, from stored eager attentions and the column's name."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import networkx as nx
 import numpy as np
+import scipy.linalg
 import scipy.stats
 import torch
 
 from validator.types import Trace
 
-
-def oracle(model: Any, tokenizer: Any, trace: Trace) -> dict[str, float]:
-    """Every column of the default feature set, the slow way."""
-    prompt = tokenizer(trace.prompt)["input_ids"]
-    ids = prompt + tokenizer(trace.completion)["input_ids"]
-    p, n = len(prompt), len(ids)
-    model.set_attn_implementation("eager")
-    with torch.inference_mode():
-        out = model(torch.tensor([ids]), output_attentions=True, output_hidden_states=True)
-    model.set_attn_implementation("sdpa")
-    logp = torch.log_softmax(out.logits[0].double(), -1).numpy()
-    surprisal = np.array([-logp[i - 1, ids[i]] for i in range(p, n)])
-    entropy = np.array([scipy.stats.entropy(np.exp(logp[i - 1])) for i in range(p, n)])
-    row = {
-        "prompt_length__baseline": p, "completion_length__baseline": n - p,
-        "mean_logprob__baseline": -surprisal.mean(), "min_logprob__baseline": -surprisal.max(),
-        "mean_token_entropy__baseline": entropy.mean(),
-    }
-    tokens = {"surprisal": surprisal[:, None], "token_entropy": entropy[:, None]}
-    for layer, attention in enumerate(out.attentions):
-        heads = attention[0].double().numpy()
-        hidden = out.hidden_states[layer][0].double().numpy()
-        for span, first in (("whole", 0), ("completion", p)):
-            signals = {"hidden": hidden[first:]} | (tokens if span == "completion" else {})
-            row |= symmetric(heads.mean(0)[first:, first:], signals, layer, span)
-            for h, A in enumerate(heads):
-                row |= per_head(A, first, layer, h, span)
-        for h, A in enumerate(heads):
-            for name, x in tokens.items():
-                seen = A[p:, p:] @ x[:, 0]
-                for what, value in (("mean", seen.mean()), ("max", seen.max()), ("last", seen[-1])):
-                    row[f"attended_{what}__layer{layer}__head{h}__completion__{name}"] = value
-    return row
+Array = np.ndarray
 
 
-def symmetric(
-    A: np.ndarray, signals: dict[str, np.ndarray], layer: int, span: str
-) -> dict[str, float]:
-    where = f"layer{layer}__head_mean__{span}"
-    graph = nx.from_numpy_array((A + A.T) / 2)
-    values, modes = np.linalg.eigh(nx.normalized_laplacian_matrix(graph).toarray())
-    row = {
-        f"fiedler_value__{where}": values[1],
-        f"spectral_gap_k2__{where}": values[2] - values[1],
-        f"eigenvalue_entropy__{where}": scipy.stats.entropy(np.maximum(values, 0)),
-    }
-    for q in (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0):
-        row[f"eigenvalue_quantile_q{q:g}__{where}"] = np.quantile(values, q)
-    for name, x in signals.items():
-        energy = ((modes.T @ x) ** 2).sum(1)
-        row[f"hfer_c0.5__{where}__{name}"] = energy[-(len(A) // 2):].sum() / energy.sum()
-        row[f"signal_entropy__{where}__{name}"] = scipy.stats.entropy(energy)
-        rough = (values * energy).sum() / energy.sum()
-        if name == "hidden":
-            row[f"smoothness__{where}__{name}"] = 1 - rough / values[-1]
+class Oracle:
+    """All attentions, hidden states and predictions of one trace, in double precision."""
+
+    def __init__(self, model: Any, tokenizer: Any, trace: Trace, last: int = 32) -> None:
+        prompt = tokenizer(trace.prompt)["input_ids"]
+        coded = tokenizer(trace.completion, return_offsets_mapping=True)
+        self.ids = prompt + coded["input_ids"]
+        self.p, self.n = len(prompt), len(self.ids)
+        self.steps = [
+            [self.p + i for i, (a, b) in enumerate(coded["offset_mapping"]) if s <= b - 1 < e]
+            for s, e in trace.steps or ()
+        ]
+        values: list[Any] = []
+        hooks = [
+            m.register_forward_hook(lambda _m, _i, out: values.append(out))
+            for name, m in model.named_modules() if name.endswith("v_proj")
+        ]
+        model.set_attn_implementation("eager")
+        with torch.inference_mode():
+            out = model(torch.tensor([self.ids]), output_attentions=True,
+                        output_hidden_states=True)
+        model.set_attn_implementation("sdpa")
+        for hook in hooks:
+            hook.remove()
+        self.attention = [a[0].double().numpy() for a in out.attentions]
+        self.hidden = [h[0].double().numpy() for h in out.hidden_states]
+        self.value_norm = [np.linalg.norm(v[0].double().numpy(), axis=1) for v in values]
+        logp = torch.log_softmax(out.logits[0].double(), -1).numpy()
+        self.surprisal = np.full(self.n, np.nan)
+        self.token_entropy = np.full(self.n, np.nan)
+        for i in range(self.p, self.n):
+            self.surprisal[i] = -logp[i - 1, self.ids[i]]
+            self.token_entropy[i] = scipy.stats.entropy(np.exp(logp[i - 1]))
+        self.last = last
+        self.spectrum = functools.lru_cache(maxsize=None)(self._spectrum)
+        self.column = functools.lru_cache(maxsize=None)(self._column)
+
+    def _column(self, name: str) -> float:
+        """The value that belongs under a column's name."""
+        parts = name.split("__")
+        if parts[1] == "baseline":
+            return self._baseline(parts[0])
+        if parts[-1] == "delta":
+            layer = int(parts[1][5:])
+            before = [*parts[:-1]]
+            before[1] = f"layer{layer - 1}"
+            return self.column("__".join(parts[:-1])) - self.column("__".join(before))
+        if parts[3].startswith("step_"):
+            how = {"mean": np.mean, "min": np.min, "max": np.max}[parts[3][5:]]
+            each = [self._value(parts, tokens) for tokens in self.steps]
+            return float(how([v for v in each if np.isfinite(v)]))
+        return self._value(parts, self._tokens(parts[3]))
+
+    def _tokens(self, span: str) -> list[int]:
+        if span.startswith("last"):
+            return list(range(max(self.p, self.n - self.last), self.n))
+        first, end = {"whole": (0, self.n), "prompt": (0, self.p), "completion": (self.p, self.n),
+                      "completion_from_prompt": (0, self.n)}[span]
+        return list(range(first, end))
+
+    def _baseline(self, name: str) -> float:
+        s, e = self.surprisal[self.p:], self.token_entropy[self.p:]
+        return float({"prompt_length": self.p, "completion_length": self.n - self.p,
+                      "mean_logprob": -s.mean(), "min_logprob": -s.max(),
+                      "mean_token_entropy": e.mean()}[name])
+
+    def _value(self, parts: list[str], tokens: list[int]) -> float:
+        descriptor, layer = parts[0], int(parts[1][5:])
+        graph, *options = parts[2].split("+")
+        signal = parts[4] if len(parts) > 4 else ""
+        A = self.attention[layer]
+        A = A.mean(0) if graph == "head_mean" else A[int(graph[4:])]
+        head = self._head(descriptor, A, tokens, signal)
+        if head is not None:
+            return float(head)
+        key = (layer, graph, tuple(options), tuple(tokens), parts[3] == "completion_from_prompt")
+        return float(self._graph(descriptor, *self.spectrum(*key), signal, layer))
+
+    def _head(self, descriptor: str, A: Array, t: list[int], signal: str) -> float | None:
+        part = A[np.ix_(t, t)]
+        if descriptor.startswith("attended"):
+            x = getattr(self, signal)[self.p:]
+            seen = A[self.p:, self.p:] @ x
+            return {"mean": seen.mean(), "max": seen.max(), "last": seen[-1]}[descriptor[9:]]
+        if descriptor == "log_self_attention":
+            return np.log(part.diagonal()).mean()
+        if descriptor == "lookback_ratio":
+            return A[t, : self.p].sum(1).mean()
+        in_degree = part.sum(0) / np.arange(len(part), 0, -1)
+        per_token = {
+            "directed_eigenvalue": lambda: scipy.linalg.eigvals(np.diag(in_degree) - part).real,
+            "attention_eigenvalue": lambda: scipy.linalg.eigvals(part).real,
+            "attention_entropy": lambda: [scipy.stats.entropy(A[i, : i + 1]) for i in t],
+            "renyi_entropy": lambda: [-np.log((A[i] ** 2).sum()) for i in t],
+        }
+        for name, values in per_token.items():
+            if descriptor.startswith(f"{name}_quantile_q"):
+                return np.quantile(values(), float(descriptor.split("_q")[-1]))
+            if descriptor.startswith(f"{name}_top_k"):
+                return sorted(values())[-int(descriptor.split("_k")[-1])]
+        return None
+
+    def _spectrum(
+        self, layer: int, graph: str, options: tuple[str, ...], tokens: tuple[int, ...],
+        from_prompt: bool,
+    ) -> tuple[Array, Array, Array, tuple[int, ...]]:
+        A = self.attention[layer]
+        A = A.mean(0) if graph == "head_mean" else A[int(graph[4:])]
+        t = [i for i in tokens if not ("drop_sink" in options and i == 0)]
+        part = A[np.ix_(t, t)].copy()
+        for option in options:
+            if option.startswith("clip"):
+                part[part < float(option[4:])] = 0
+            if option == "row_normalised":
+                sums = part.sum(1, keepdims=True)
+                part = np.divide(part, sums, out=part, where=sums > 0)
+            if option == "no_self_loops":
+                np.fill_diagonal(part, 0)
+        block = part
+        if from_prompt:
+            block = part[self.p:, : self.p]
+            part = np.zeros_like(part)
+            part[self.p:, : self.p] = block
+        weighted = nx.from_numpy_array((part + part.T) / 2)
+        if "combinatorial" in options:
+            for i in range(len(part)):  # networkx counts a self-loop twice in a degree
+                if weighted.has_edge(i, i):
+                    weighted.remove_edge(i, i)
+            L = nx.laplacian_matrix(weighted).toarray().astype(float)
         else:
-            row[f"roughness__{where}__{name}"] = rough
-    return row
+            L = nx.normalized_laplacian_matrix(weighted).toarray()
+        values, modes = scipy.linalg.eigh(L)
+        return values, modes, scipy.linalg.svdvals(block), tuple(t)
 
-
-def per_head(A: np.ndarray, first: int, layer: int, head: int, span: str) -> dict[str, float]:
-    where = f"layer{layer}__head{head}__{span}"
-    part = A[first:, first:]
-    in_degree = part.sum(0) / np.arange(len(part), 0, -1)
-    directed = np.linalg.eigvals(np.diag(in_degree) - part).real
-    entropy = np.array([scipy.stats.entropy(r[r > 0]) for r in A[first:]])
-    row = {f"log_self_attention__{where}": np.log(part.diagonal()).mean()}
-    for q in (0.0, 0.25, 0.5, 0.75, 1.0):
-        row[f"directed_eigenvalue_quantile_q{q:g}__{where}"] = np.quantile(directed, q)
-        row[f"attention_entropy_quantile_q{q:g}__{where}"] = np.quantile(entropy, q)
-    return row
+    def _graph(
+        self, descriptor: str, values: Array, modes: Array, singular: Array,
+        tokens: tuple[int, ...], signal: str, layer: int,
+    ) -> float:
+        base, _, parameter = descriptor.rpartition("_")
+        if descriptor == "fiedler_value":
+            return values[1] if len(values) > 1 else np.nan
+        if base == "spectral_gap":
+            k = int(parameter[1:])
+            return values[k] - values[k - 1] if len(values) > k else np.nan
+        if base == "eigenvalue_quantile":
+            return np.quantile(values, float(parameter[1:]))
+        if base == "singular_value_quantile":
+            return np.quantile(singular, float(parameter[1:]))
+        if descriptor == "eigenvalue_entropy":
+            return scipy.stats.entropy(np.maximum(values, 0))
+        if descriptor == "singular_value_entropy":
+            return scipy.stats.entropy(singular)
+        x = getattr(self, signal)
+        x = np.asarray(x[layer] if isinstance(x, list) else x)[list(tokens)].reshape(len(tokens), -1)
+        energy = ((modes.T @ x) ** 2).sum(1)
+        rough = (values * energy).sum() / energy.sum()
+        if base == "hfer":
+            return energy[int(np.ceil(float(parameter[1:]) * len(energy))):].sum() / energy.sum()
+        return {"signal_entropy": lambda: scipy.stats.entropy(energy), "roughness": lambda: rough,
+                "smoothness": lambda: 1 - rough / values[-1],
+                "dirichlet_energy": lambda: rough * energy.sum()}[descriptor]()

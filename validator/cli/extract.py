@@ -16,6 +16,7 @@ __all__ = ["register"]
 
 def register(subparsers: Any) -> None:
     """Add the command."""
+    from validator.features.solver_names import SOLVERS
     from validator.training.datasets import FORMATS
 
     parser = add_command(
@@ -29,6 +30,18 @@ def register(subparsers: Any) -> None:
                         help="known name, hub id or folder (default: smollm2-135m-instruct)")
     parser.add_argument("--features", default="default", choices=names("features"),
                         help="feature set (default: default)")
+    parser.add_argument("--solver", default="exact", choices=SOLVERS,
+                        help="exact, or lanczos for long traces (default: exact)")
+    parser.add_argument("--layers", type=_indices, metavar="0,7,15",
+                        help="read these layers only (default: all)")
+    parser.add_argument("--heads", type=_indices, metavar="0,1,2",
+                        help="read these heads only (default: all)")
+    parser.add_argument("--steps", action="store_true",
+                        help="one row per step of each trace, seen from all that precedes it")
+    parser.add_argument("--store", type=Path, metavar="DIR",
+                        help="feature store: rows that are in it are not computed again "
+                             "(default: features/ in the cache folder)")
+    parser.add_argument("--no-store", action="store_true", help="neither read nor write a store")
     parser.add_argument("--limit", type=int, help="read the first N traces only")
     parser.add_argument("--skip-bad", action="store_true",
                         help="go on without malformed lines; they are kept in a quarantine file")
@@ -41,30 +54,45 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Extract, write, summarise."""
-    import torch
-
     from validator.features.extractor import SpectralFeatureExtractor
     from validator.features.table import write_features
+    from validator.models.cache import cache_root
     from validator.training.datasets import read_traces
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
     read = read_traces(args.traces, format=args.format, skip_bad=args.skip_bad, limit=args.limit)
+    store = None if args.no_store else args.store or cache_root() / "features"
     extractor = SpectralFeatureExtractor(
-        args.model, feature_set=args.features, device=args.device, dtype=args.dtype,
-        max_batch_tokens=args.max_batch_tokens)
+        args.model, feature_set=args.features, solver=args.solver, layers=args.layers,
+        heads=args.heads, device=args.device, dtype=args.dtype,
+        max_batch_tokens=args.max_batch_tokens, num_threads=args.threads, store=store)
     extractor.fit()
     started = time.perf_counter()
     with progress("reading traces") as advance:
-        features = extractor.transform(read.traces, progress=advance)
+        extract = extractor.transform_steps if args.steps else extractor.transform
+        features = extract(read.traces, progress=advance)
     seconds = time.perf_counter() - started
     write_features(args.output, features)
-    _show(features, seconds, len(read.bad), args)
+    facts = _facts(features, seconds, len(read.bad), args) | {
+        "batches_computed": extractor.forward_passes_,
+        "rows_from_store": extractor.rows_from_store_,
+        "store": "" if store is None else str(store),
+    }
+    _show(features, facts, args)
     return 0
 
 
-def _show(features: FeatureMatrix, seconds: float, bad: int, args: argparse.Namespace) -> None:
-    facts = {
+def _indices(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected indices like 0,7,15, got {text!r}") from None
+
+
+def _facts(
+    features: FeatureMatrix, seconds: float, bad: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    return {
         "traces": len(features.traces),
         "columns": len(features.names),
         "tokens": int(features.lengths.sum()),
@@ -75,8 +103,12 @@ def _show(features: FeatureMatrix, seconds: float, bad: int, args: argparse.Name
         "model": features.provenance.model,
         "revision": features.provenance.revision,
         "feature_set": features.provenance.feature_set,
+        "solver": features.provenance.solver,
         "output": str(args.output),
     }
+
+
+def _show(features: FeatureMatrix, facts: dict[str, Any], args: argparse.Namespace) -> None:
     if args.json:
         print_json(facts)
         return

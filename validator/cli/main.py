@@ -14,7 +14,7 @@ from validator.errors import ValidatorError
 
 __all__ = ["build_parser", "main"]
 
-COMMANDS = ("demo", "models", "sample", "extract", "train", "evaluate")
+COMMANDS = ("demo", "models", "sample", "extract", "train", "evaluate", "store")
 """Each is a module of this package with ``register(subparsers)``; the order of ``--help``."""
 
 

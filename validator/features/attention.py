@@ -1,231 +1,194 @@
 """Causal LM + tokens -> attention weights, one layer at a time, never all of them at once.
 
-The model runs with its own fast attention kernel while each layer's queries and keys, which grow
-with T and not with T^2, are set aside. The weights are then formed layer by layer and in blocks of
-rows by the model's own eager attention function, so that grouped queries, soft caps and sinks stay
-right, and each block is freed before the next. The log-probabilities of the tokens are known by
-then, which lets them serve as graph signals in the same pass.
+The model runs once while each layer sets aside what its weights can be formed from again, which
+grows with T and not with T^2. The weights are then formed layer by layer and in blocks of rows, and
+each block is freed before the next. The log-probabilities of the tokens are known by then, which
+lets them serve as graph signals in the same pass.
+
+What is set aside depends on the architecture: the queries and keys where the model goes through the
+transformers attention interface (:mod:`validator.features.interface`), else the inputs of its
+attention modules (:mod:`validator.features.fallback`).
 
 All sequences are padded on the right: under a causal mask no token attends to what follows it, so
-padding cannot change what is read.
+padding cannot change what is read. That no token does is checked.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+import inspect
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from validator.errors import NoAttentionError
-from validator.types import AttentionRows
+from validator.errors import ModelError, NoAttentionError, ParameterError
+from validator.features.fallback import replay_calls
+from validator.features.interface import Window, interface_calls
+from validator.features.untouched import evaluating
+from validator.types import AttentionRows, LayerAttention
 
-__all__ = ["CapturedForward", "attention_rows", "captured_forward"]
-
-IMPLEMENTATION = "spectral_validator"
-BLOCK_BYTES = 2**20
-"""Upper bound of one block of attention rows of all heads, unless a single row is larger."""
+__all__ = ["CapturedForward", "LayerCall", "attention_rows", "captured_forward"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One call of an attention function: all it takes to form its weights again."""
+class LayerCall(Protocol):
+    """What was set aside of one layer: all it takes to form its weights again."""
 
-    module: torch.nn.Module
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    options: Mapping[str, Any]
+    @property
+    def layer(self) -> int:
+        """Index of the layer among all layers of the model."""
 
+    @property
+    def value_norm(self) -> Tensor | None:
+        """(B, R) norm of each token's value vectors, or None."""
 
-@dataclass
-class _Recorder:
-    calls: list[_Call] = field(default_factory=list)
-
-
-_active: ContextVar[_Recorder | None] = ContextVar("spectral_validator_recorder", default=None)
+    def blocks(self) -> Iterator[AttentionRows]:
+        """The weights of the R rows, in ascending order."""
 
 
 @dataclass(frozen=True)
 class CapturedForward:
     """What one forward pass leaves behind: linear in T, for every layer."""
 
-    calls: list[_Call]
-    hidden: tuple[Tensor, ...]
-    """Input hidden states of each layer, (B, R, D), by true layer index; then the last output."""
+    calls: list[LayerCall]
+    """The layers that were asked for, ascending; each is released when it has been read."""
+    start: int
+    """How many tokens came before those that were read."""
+    hidden: dict[int, Tensor]
+    """True layer index -> input hidden states (B, R, D), of the same layers."""
     logits: Tensor
     """(B, K, V) next-token logits of the last K tokens."""
     cache: Any
-    """The key-value cache, if one was asked for."""
+    """The key-value cache, if one was asked for; None where it cannot be copied to several
+    continuations (sliding windows, recurrent states, attention outside the interface)."""
 
 
 def captured_forward(
-    model: Any, ids: Tensor, *, past: Any = None, keep_logits: int, keep_cache: bool = False
+    model: Any, ids: Tensor, *, past: Any = None, keep_logits: int, keep_cache: bool = False,
+    layers: Collection[int] | None = None,
 ) -> CapturedForward:
     """Run the model once over right-padded tokens and set aside what its attention was made of.
 
     Args:
-        model: a transformers causal LM; left exactly as it was found, also after an exception.
+        model: a transformers causal LM; left exactly as it was found, also after an exception. It
+            runs in evaluation mode: dropout would make its attention random.
         ids: (B, R) token ids that follow the tokens in ``past``.
         past: key-value cache of the tokens before, with batch size B, or None; it is extended.
         keep_logits: K, for how many of the last tokens logits are computed.
         keep_cache: return the key-value cache.
+        layers: indices of the layers to set aside, or None for all that have attention.
 
     Raises:
-        NoAttentionError: the model showed no attention to the transformers attention interface.
+        NoAttentionError: the model has no attention that can be read, or not by one causal map
+            per layer.
+        ParameterError: a layer was asked for that has no attention.
+        ModelError: ``past`` for a model whose attention cannot follow a cache.
     """
     start = 0 if past is None else past.get_seq_length()
-    positions = torch.arange(start, start + ids.shape[1], device=ids.device).unsqueeze(0)
-    with torch.inference_mode(), _recording(model) as recorder:
-        output = model(
-            input_ids=ids,
-            position_ids=positions.expand_as(ids),
-            past_key_values=past,
-            use_cache=keep_cache or past is not None,
-            output_hidden_states=True,
-            logits_to_keep=keep_logits,
-        )
-    if not recorder.calls:
-        raise _no_attention(model)
-    return CapturedForward(
-        recorder.calls, output.hidden_states, output.logits,
-        output.past_key_values if keep_cache else None,
-    )
+    window = Window(start, ids.shape[1], None if layers is None else frozenset(layers))
+    arguments = _arguments(model, ids, past, keep_logits, keep_cache)
+    with torch.inference_mode(), evaluating(model):
+        calls, seen, output = _run(model, window, arguments)
+    _require_layers(layers, seen, model)
+    hidden = _hidden_states(model, output, [call.layer for call in calls], ids)
+    cache = _shareable(getattr(output, "past_key_values", None)) if keep_cache else None
+    return CapturedForward(calls, start, hidden, output.logits[:, -keep_logits:], cache)
 
 
-def attention_rows(forward: CapturedForward) -> Iterator[list[AttentionRows]]:
-    """The attention weights of each layer in turn, as blocks of rows that cover it.
+def _run(
+    model: Any, window: Window, arguments: dict[str, Any]
+) -> tuple[list[LayerCall], Sequence[int], Any]:
+    """By the attention interface, or by replay where the architecture does not use it."""
+    calls: Sequence[LayerCall]
+    calls, seen, output = interface_calls(model, window, arguments)
+    if not seen:
+        if arguments.pop("past_key_values", None) is not None:
+            raise ModelError(
+                f"{type(model).__name__} does not use the transformers attention interface, so its "
+                "attention cannot be read after a cache; read each sequence whole")
+        if "use_cache" in arguments:
+            arguments["use_cache"] = False
+        calls, seen, output = replay_calls(model, window, arguments)
+    return list(calls), seen, output
 
-    The queries and keys of a layer are released once it has been read, so a captured forward can
-    be read once.
+
+def attention_rows(
+    forward: CapturedForward, layers: Collection[int] | None = None
+) -> Iterator[LayerAttention]:
+    """The attention of each layer in turn, as blocks of rows that cover it.
+
+    What was set aside of a layer is released once it has been passed, so a captured forward can be
+    read once.
+
+    Args:
+        forward: from :func:`captured_forward`.
+        layers: the layers whose weights are wanted; None for all that were set aside.
 
     Yields:
-        For each layer that has attention, its blocks in ascending order of ``start``.
+        Each layer, ascending; its blocks are formed as they are read.
+
+    Raises:
+        ParameterError: a layer that was not set aside, or a forward that was read before.
     """
-    forward.calls.reverse()
-    seen: set[int] = set()
+    if not forward.calls:
+        raise ParameterError("this captured forward has been read already; capture it again")
+    _require_layers(layers, [call.layer for call in forward.calls])
+    return _read(forward, layers)
+
+
+def _read(forward: CapturedForward, layers: Collection[int] | None) -> Iterator[LayerAttention]:
     while forward.calls:
-        call = forward.calls.pop()
-        layer = _layer_index(call.module, len(seen))
-        seen.add(layer)
-        yield list(_blocks(call, layer, forward.hidden[layer]))
+        call = forward.calls.pop(0)
+        hidden = forward.hidden.pop(call.layer)
+        if layers is None or call.layer in layers:
+            yield LayerAttention(call.layer, forward.start, hidden, call.value_norm, call.blocks())
 
 
-def _blocks(call: _Call, layer: int, hidden: Tensor) -> Iterator[AttentionRows]:
-    batch, heads, rows, _ = call.query.shape
-    keys = call.key.shape[2]
-    offset = keys - rows
-    step = max(1, BLOCK_BYTES // (batch * heads * keys * call.query.element_size()))
-    for first in range(0, rows, step):
-        last = min(first + step, rows)
-        weights = _weights(call, first, last, offset)
-        yield AttentionRows(layer, weights, hidden[:, first:last], offset + first)
+def _arguments(
+    model: Any, ids: Tensor, past: Any, keep_logits: int, keep_cache: bool
+) -> dict[str, Any]:
+    """Arguments of the forward pass, of those that the architecture knows.
+
+    Positions are left to the model: it counts on from the cache, and not all count from 0.
+    """
+    known = inspect.signature(model.forward).parameters
+    # Only what is named: what goes through ``**kwargs`` may end in an attention function.
+    arguments = {"use_cache": keep_cache or past is not None, "logits_to_keep": keep_logits}
+    arguments = {name: value for name, value in arguments.items() if name in known}
+    if past is not None:
+        arguments["past_key_values"] = past
+    return arguments | {"input_ids": ids, "output_hidden_states": True, "return_dict": True}
 
 
-def _weights(call: _Call, first: int, last: int, offset: int) -> Tensor:
-    """Rows first..last of softmax(QK^T), by the model's own eager function."""
-    eager = _eager_function(call.module)
-    visible = offset + last  # later keys are masked for every row of the block
-    mask = _additive_mask(call, first, last, visible, offset)
-    with torch.inference_mode():
-        _, weights = eager(
-            call.module,
-            call.query[:, :, first:last],
-            call.key[:, :, :visible],
-            call.value[:, :, :visible],
-            mask,
-            **call.options,
-        )
-    return weights[..., :visible]
+def _require_layers(
+    layers: Collection[int] | None, seen: Sequence[int], model: Any = None
+) -> None:
+    unknown = sorted(set(layers or ()) - set(seen))
+    if unknown:
+        where = "those set aside" if model is None else f"those of {type(model).__name__}"
+        raise ParameterError(
+            f"no attention of layer {', '.join(map(str, unknown))} can be read; the layers that "
+            f"can, {where}: {', '.join(map(str, sorted(seen)))}")
+    if layers is not None and not layers:
+        raise ParameterError("no layers were asked for; name some, or pass None for all")
 
 
-def _additive_mask(call: _Call, first: int, last: int, visible: int, offset: int) -> Tensor:
-    if call.mask is None:
-        rows = torch.arange(first, last, device=call.query.device).unsqueeze(1) + offset
-        allowed = torch.arange(visible, device=call.query.device).unsqueeze(0) <= rows
-        allowed = allowed[None, None]
-    else:
-        allowed = call.mask[:, :, first:last, :visible]
-        if allowed.dtype != torch.bool:
-            return allowed
-    lowest = torch.finfo(call.query.dtype).min
-    zeros = torch.zeros((), dtype=call.query.dtype, device=call.query.device)
-    return torch.where(allowed, zeros, lowest)
-
-
-def _record(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor,
-    attention_mask: Tensor | None, **options: Any,
-) -> tuple[Tensor, None]:
-    """The attention function that is registered: the model's usual output, inputs set aside."""
-    recorder = _active.get()
-    if recorder is not None:
-        # One value channel is enough for the weights to be formed again.
-        recorder.calls.append(
-            _Call(module, query, key, value[..., :1].clone(), attention_mask, options))
-    if options.get("softcap") is None and options.get("s_aux") is None:
-        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-        return output, None
-    call = _Call(module, query, key, value, attention_mask, options)
-    rows, keys = query.shape[2], key.shape[2]
-    mask = _additive_mask(call, 0, rows, keys, keys - rows)
-    output, _ = _eager_function(module)(module, query, key, value, mask, **options)
-    return output, None
-
-
-@contextmanager
-def _recording(model: Any) -> Iterator[_Recorder]:
-    if not model._can_set_attn_implementation():
-        raise _no_attention(model)
-    before = _implementations(model)
-    recorder = _Recorder()
-    token = _active.set(recorder)
-    try:
-        model.set_attn_implementation(IMPLEMENTATION)
-        yield recorder
-    finally:
-        _active.reset(token)
-        for config, implementation in before:
-            config._attn_implementation_internal = implementation
-
-
-def _implementations(model: Any) -> list[tuple[Any, str | None]]:
-    """The attention implementation of every configuration in the model, to be put back."""
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    return [(c, getattr(c, "_attn_implementation_internal", None)) for c in configs.values()]
-
-
-def _eager_function(module: torch.nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
-    function: Callable[..., tuple[Tensor, Tensor]] | None = getattr(
-        sys.modules[type(module).__module__], "eager_attention_forward", None)
-    if function is None:
+def _hidden_states(
+    model: Any, output: Any, layers: Sequence[int], ids: Tensor
+) -> dict[int, Tensor]:
+    hidden: Sequence[Tensor] = getattr(output, "hidden_states", None) or ()
+    shapes = [tuple(h.shape) for h in hidden]
+    if any(len(hidden) <= i or len(shapes[i]) != 3 or shapes[i][:2] != ids.shape for i in layers):
         raise NoAttentionError(
-            f"{type(module).__name__} has no eager attention function to read weights from; "
-            "this architecture is not supported")
-    return function
+            f"{type(model).__name__} does not return the hidden states of its layers: expected "
+            f"(batch, tokens, width) for layers up to {max(layers)}, got {shapes}; this "
+            "architecture is not supported")
+    return {layer: hidden[layer] for layer in layers}
 
 
-def _layer_index(module: torch.nn.Module, default: int) -> int:
-    index = getattr(module, "layer_idx", None)
-    return default if index is None else int(index)
-
-
-def _no_attention(model: Any) -> NoAttentionError:
-    return NoAttentionError(
-        f"no attention was seen in {type(model).__name__} "
-        f"(model type {getattr(model.config, 'model_type', 'unknown')!r}): it has no attention "
-        "layers, or does not route them through the transformers attention interface. Use a model "
-        "whose attention can be read, e.g. llama, qwen, mistral, gemma, phi, gpt2 or gpt-neox")
-
-
-AttentionInterface.register(IMPLEMENTATION, _record)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+def _shareable(cache: Any) -> Any:
+    """The cache if each layer keeps all keys and values and nothing else, or None."""
+    plain = type(cache) is DynamicCache and all(type(x) is DynamicLayer for x in cache.layers)
+    return cache if plain else None

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "dirichlet_energy",
     "eigenvalue_entropy",
     "fiedler_value",
     "hfer",
+    "largest",
     "quantiles",
     "roughness",
     "signal_entropy",
@@ -70,9 +72,21 @@ def quantiles(values: ArrayLike, q: ArrayLike) -> Array:
     return np.moveaxis(mixed, -1, 0)
 
 
+def largest(values: ArrayLike, k: int) -> Array:
+    """The k largest values over the last axis, largest first.
+
+    Returns:
+        (k, ...); NaN for the ranks beyond T.
+    """
+    ordered = -np.sort(-_float64(values), axis=-1)[..., :k]
+    missing = np.full((*ordered.shape[:-1], k - ordered.shape[-1]), np.nan)
+    return np.moveaxis(np.concatenate([ordered, missing], axis=-1), -1, 0)
+
+
 def eigenvalue_entropy(eigenvalues: ArrayLike) -> Array:
     """Shannon entropy in nats of the eigenvalues normalised to sum 1.
 
+    Of singular values it is the logarithm of the effective rank (Roy and Vetterli 2007, eq. 3).
     Eigenvalues within rounding of zero (negative ones included) count as zero.
 
     Returns:
@@ -114,6 +128,15 @@ def roughness(eigenvalues: ArrayLike, mode_energy: ArrayLike) -> Array:
     """
     energy = _float64(mode_energy)
     return _ratio((_float64(eigenvalues) * energy).sum(-1), energy.sum(-1))
+
+
+def dirichlet_energy(eigenvalues: ArrayLike, mode_energy: ArrayLike) -> Array:
+    """Tr(X^T L X), the variation of the signal over the graph's edges (Shuman et al. 2013, eq. 6).
+
+    Returns:
+        (...) non-negative.
+    """
+    return np.asarray((_float64(eigenvalues) * _float64(mode_energy)).sum(-1))
 
 
 def smoothness(eigenvalues: ArrayLike, mode_energy: ArrayLike) -> Array:

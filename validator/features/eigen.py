@@ -10,12 +10,13 @@ parallel region of the main thread by half and more.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-__all__ = ["symmetric_eigh"]
+__all__ = ["symmetric_eigh", "symmetric_eigvalsh"]
 
 
 def symmetric_eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,22 +28,36 @@ def symmetric_eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (G, T) ascending eigenvalues; (G, T, T) orthonormal eigenvectors, as columns.
     """
+    values, modes = _each_on_one_thread(torch.linalg.eigh, matrices)
+    return values, modes
+
+
+def symmetric_eigvalsh(matrices: Tensor) -> Tensor:
+    """Ascending eigenvalues (G, T) of symmetric matrices (G, T, T), in double precision."""
+    (values,) = _each_on_one_thread(lambda m: (torch.linalg.eigvalsh(m),), matrices)
+    return values
+
+
+def _each_on_one_thread(
+    decompose: Callable[[Tensor], tuple[Tensor, ...]], matrices: Tensor
+) -> tuple[Tensor, ...]:
     doubled = matrices.double()
     threads = torch.get_num_threads()
     if doubled.device.type != "cpu" or min(threads, len(doubled)) < 2:
-        return _decompose(doubled)
+        return _run(decompose, doubled)
     own, *others = doubled.tensor_split(min(threads, len(doubled)))
     try:
         torch.set_num_threads(1)  # of this thread, and of threads to come
         with ThreadPoolExecutor(len(others)) as pool:
-            rest = [pool.submit(_decompose, part) for part in others]
-            parts = [_decompose(own), *(r.result() for r in rest)]
+            rest = [pool.submit(_run, decompose, part) for part in others]
+            parts = [_run(decompose, own), *(r.result() for r in rest)]
     finally:
         torch.set_num_threads(threads)
-    return torch.cat([v for v, _ in parts]), torch.cat([m for _, m in parts])
+    return tuple(torch.cat(found) for found in zip(*parts, strict=True))
 
 
-def _decompose(matrices: Tensor) -> tuple[Tensor, Tensor]:
+def _run(
+    decompose: Callable[[Tensor], tuple[Tensor, ...]], matrices: Tensor
+) -> tuple[Tensor, ...]:
     with torch.inference_mode():
-        values, modes = torch.linalg.eigh(matrices)
-    return values, modes
+        return tuple(decompose(matrices))

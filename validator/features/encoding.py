@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ class EncodedTrace:
     trace: Trace
     ids: tuple[int, ...]
     prompt_length: int
+    steps: tuple[tuple[int, int], ...] | None = None
+    """Token ranges of the trace's steps in the whole sequence; None where it has none."""
 
     @property
     def completion_length(self) -> int:
@@ -42,7 +45,14 @@ def encode_trace(trace: Trace, tokenizer: Any, limit: int | None) -> EncodedTrac
     bos: str = getattr(tokenizer, "bos_token", None) or ""
     written = bos != "" and trace.prompt.startswith(bos)
     prompt = tokenizer(trace.prompt, add_special_tokens=not written)["input_ids"]
-    completion = tokenizer(trace.completion, add_special_tokens=False)["input_ids"]
+    wanted = trace.steps is not None
+    if wanted and not getattr(tokenizer, "is_fast", False):
+        raise TraceError(
+            f"trace {trace.id!r} has steps, and {type(tokenizer).__name__} does not tell which "
+            "characters its tokens stand for; use a fast tokenizer, or traces without steps",
+            trace_id=trace.id)
+    coded = tokenizer(trace.completion, add_special_tokens=False, return_offsets_mapping=wanted)
+    completion = coded["input_ids"]
     for name, part in (("prompt", prompt), ("completion", completion)):
         if not part:
             raise TraceError(
@@ -53,7 +63,19 @@ def encode_trace(trace: Trace, tokenizer: Any, limit: int | None) -> EncodedTrac
         raise ContextLengthError(
             f"trace {trace.id!r} has {total} tokens, the model has positions for {limit}; "
             "shorten it or use a model with a longer context", trace_id=trace.id)
-    return EncodedTrace(trace, (*prompt, *completion), len(prompt))
+    steps = None
+    if trace.steps is not None:
+        steps = tuple(_token_range(s, coded["offset_mapping"], len(prompt)) for s in trace.steps)
+    return EncodedTrace(trace, (*prompt, *completion), len(prompt), steps)
+
+
+def _token_range(
+    step: tuple[int, int], offsets: Sequence[tuple[int, int]], before: int
+) -> tuple[int, int]:
+    """The tokens whose last character lies in the step; (i, i) where there are none."""
+    last = [max(start, end - 1) for start, end in offsets]
+    first = bisect_left(last, step[0])
+    return before + first, before + max(first, bisect_left(last, step[1]))
 
 
 def max_positions(config: Any) -> int | None:

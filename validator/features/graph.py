@@ -2,10 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["directed_eigenvalues", "normalized_laplacian", "symmetric_graph"]
+__all__ = [
+    "combinatorial_laplacian", "cross_attention", "directed_eigenvalues", "laplacian",
+    "normalized_laplacian", "preprocess", "symmetric_graph",
+]
+
+
+def preprocess(attention: Tensor, steps: Sequence[str]) -> Tensor:
+    """Change an attention map before a graph is made of it, step by step in the order given.
+
+    Args:
+        attention: (..., n, n) non-negative; left as it is.
+        steps: ``clip<x>``: weights below x become 0; ``row_normalised``: rows that have any weight
+            sum to 1; ``no_self_loops``: the diagonal becomes 0.
+
+    Returns:
+        (..., n, n).
+    """
+    for step in steps:
+        if step.startswith("clip"):
+            attention = torch.where(attention < float(step[4:]), 0.0, attention)
+        elif step == "row_normalised":
+            total = attention.sum(-1, keepdim=True)
+            attention = attention / torch.where(total > 0, total, 1.0)
+        elif step == "no_self_loops":
+            attention = attention.clone()
+            attention.diagonal(dim1=-2, dim2=-1).zero_()
+    return attention
+
+
+def cross_attention(attention: Tensor, border: int) -> Tensor:
+    """Only the edges from tokens at or after the border to tokens before it: a bipartite graph.
+
+    Args:
+        attention: (..., n, n).
+        border: number of tokens on the side that is attended to.
+
+    Returns:
+        (..., n, n), zero but for the block [border:, :border].
+    """
+    part = torch.zeros_like(attention)
+    part[..., border:, :border] = attention[..., border:, :border]
+    return part
+
+
+def laplacian(attention: Tensor, kind: str) -> Tensor:
+    """Laplacian, ``normalized`` or ``combinatorial``, of an attention map's symmetric graph."""
+    graph = symmetric_graph(attention)
+    return normalized_laplacian(graph) if kind == "normalized" else combinatorial_laplacian(graph)
+
+
+def combinatorial_laplacian(graph: Tensor) -> Tensor:
+    """L = D - W (Chung 1997, section 1.2); self-loops cancel.
+
+    Args:
+        graph: (..., T, T) symmetric, non-negative.
+
+    Returns:
+        (..., T, T) symmetric positive semi-definite; eigenvalues in [0, 2 max degree].
+    """
+    result = -graph
+    diagonal = result.diagonal(dim1=-2, dim2=-1)
+    diagonal += graph.sum(-1)
+    return result
 
 
 def symmetric_graph(attention: Tensor) -> Tensor:

@@ -6,16 +6,35 @@ reduced once and then joined with each sequence's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from validator.errors import ModelError
-from validator.types import AttentionRows
+from validator.types import AttentionRows, LayerAttention
 
-__all__ = ["LayerSums", "join", "reduce_rows"]
+__all__ = ["LayerSums", "Request", "join", "reduce_rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is wanted of the rows start..T-1 of B sequences padded to T tokens."""
+
+    received_by: Tensor
+    """(B, E, R) bool: the rows that each of E sums of received attention counts; no padding."""
+    signals: Tensor
+    """(B, C, S) token signals of the last C tokens, zero where not defined."""
+    looked_back: Tensor | None = None
+    """(B, V, T) bool: sets of keys whose share of attention is wanted, or None."""
+    heads: tuple[int, ...] | None = None
+    """The heads that are read, or None for all."""
+    renyi: bool = False
+    graph: str = ""
+    """``mean`` or ``each``: keep the attention, averaged over heads or not; or nothing."""
+    graph_start: int = 0
+    """First row and key of what is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,88 +43,190 @@ class LayerSums:
 
     layer: int
     column_sums: Tensor
-    """(B, H, T) attention each token received from the real tokens, sum_u A_ui."""
+    """(B, H, E, T) attention each token received from the rows that each sum counts."""
     self_attention: Tensor
     """(B, H, T) the diagonal A_ii."""
     row_entropy: Tensor
     """(B, H, T) Shannon entropy of each token's attention, nats."""
-    head_mean: Tensor
-    """(B, T, T) attention averaged over heads."""
+    renyi_entropy: Tensor | None
+    """(B, H, T) Renyi entropy of order 2, -log sum_j A_ij^2, nats."""
+    graph: Tensor | None
+    """(B, n, n) head-mean attention or (B, H, n, n), of the last n tokens."""
     hidden: Tensor
     """(B, T, D) input hidden states of the layer."""
+    value_norm: Tensor | None
+    """(B, T) norm of each token's value vectors."""
     attended: Tensor
-    """(B, H, R, S) sum_j A_ij x_j of each token signal, for the rows after the shared prefix."""
+    """(B, H, C, S) sum_j A_ij x_j of each token signal."""
+    lookback: Tensor | None
+    """(B, H, C, V) share of each row's attention on the keys asked for."""
 
 
-def reduce_rows(
-    blocks: Sequence[AttentionRows], real: Tensor, signals: Tensor
-) -> LayerSums:
-    """Reduce the attention of one layer for rows start..T-1 of B sequences.
-
-    Args:
-        blocks: row blocks in ascending order that end at T - 1; rows and keys before the first
-            block's ``start`` belong to a shared prefix.
-        real: (B, R) bool, False for padding rows.
-        signals: (B, R, S) token signals of the same rows' tokens, zero where not defined.
+def reduce_rows(attention: LayerAttention, request: Request) -> LayerSums:
+    """Reduce the attention of one layer.
 
     Returns:
-        LayerSums over the rows given alone: R tokens on the row axis, T on the key axis.
+        LayerSums over the rows given alone: R tokens on the row axis, T on the key axis; the graph
+        has the rows given, from ``graph_start`` on, and all keys from there.
 
     Raises:
-        ModelError: attention weights that are not finite, naming layer and head.
+        ModelError: attention weights or hidden states that are not finite, naming layer and head.
     """
-    start = blocks[0].start
-    total = blocks[-1].start + blocks[-1].weights.shape[2]
-    batch, heads = blocks[0].weights.shape[:2]
-    device = blocks[0].weights.device
-    columns = torch.zeros(batch, heads, total, device=device)
-    mean = torch.zeros(batch, total - start, total, device=device)
-    diagonal, entropy, attended = [], [], []
-    for block in blocks:
-        weights = block.weights.float()
-        keys = weights.shape[-1]
-        rows = slice(block.start - start, block.start - start + weights.shape[2])
-        mask = real[:, rows].to(weights.dtype)[:, None, None, :]
-        columns[..., :keys] += (mask @ weights).squeeze(2)
-        mean[:, rows, :keys] = weights.mean(1)
-        diagonal.append(weights.diagonal(offset=block.start, dim1=-2, dim2=-1))
-        entropy.append(torch.special.entr(weights).sum(-1))
-        attended.append(weights[..., start:] @ signals[:, None, : keys - start])
-    _require_finite(columns, blocks[0].layer)
+    total = attention.start + attention.hidden.shape[1]
+    sums = _Sums(request, attention.start, total)
+    for block in attention.blocks:
+        sums.add(block)
+    _require_finite(sums.columns, attention.layer)
+    if not bool(torch.isfinite(attention.hidden).all()):
+        raise ModelError(
+            f"hidden states entering layer {attention.layer} hold NaN or infinity; load the model "
+            "in float32, or check its weights")
     return LayerSums(
-        blocks[0].layer, columns, torch.cat(diagonal, -1), torch.cat(entropy, -1), mean,
-        torch.cat([b.hidden for b in blocks], 1), torch.cat(attended, -2))
+        attention.layer, sums.columns, _joined(sums.diagonal), _joined(sums.entropy),
+        _joined(sums.renyi) if request.renyi else None, sums.graph, attention.hidden,
+        attention.value_norm, sums.attended_signals(),
+        None if request.looked_back is None else _joined(sums.lookback, -2),
+    )
+
+
+class _Sums:
+    """The running sums over the row blocks of one layer."""
+
+    columns: Tensor
+    graph: Tensor | None
+
+    def __init__(self, request: Request, start: int, total: int) -> None:
+        self.request, self.start, self.total = request, start, total
+        self.signals_from = total - request.signals.shape[1]
+        self.diagonal: list[Tensor] = []
+        self.entropy: list[Tensor] = []
+        self.renyi: list[Tensor] = []
+        self.attended: list[Tensor] = []
+        self.lookback: list[Tensor] = []
+        self.received: Tensor | None = None
+
+    def add(self, block: AttentionRows) -> None:
+        weights, entropy = _wide(block.weights), block.entropy
+        if self.request.heads is not None:
+            chosen = list(self.request.heads)
+            weights, entropy = weights[:, chosen], None if entropy is None else entropy[:, chosen]
+        if self.received is None:
+            self._allocate(weights)
+        self._columns(weights, block.start)
+        # A block may be written over by the next one.
+        self.diagonal.append(weights.diagonal(offset=block.start, dim1=-2, dim2=-1).clone())
+        self.entropy.append(torch.special.entr(weights).sum(-1) if entropy is None else entropy)
+        if self.request.renyi:
+            self.renyi.append(-weights.square().sum(-1).log())
+        self._signals(weights, block.start)
+        if self.graph is not None:
+            self._keep(weights, block.start)
+
+    def _allocate(self, weights: Tensor) -> None:
+        batch, heads = weights.shape[:2]
+        request = self.request
+        self.received = request.received_by.to(weights.dtype).unsqueeze(1)
+        self.columns = weights.new_zeros(batch, heads, request.received_by.shape[1], self.total)
+        self.graph = None
+        if request.graph:
+            kept = () if request.graph == "mean" else (heads,)
+            first = max(self.start, request.graph_start)
+            keys = self.total - request.graph_start
+            self.graph = weights.new_zeros(batch, *kept, self.total - first, keys)
+
+    def _columns(self, weights: Tensor, first: int) -> None:
+        assert self.received is not None
+        rows = slice(first - self.start, first - self.start + weights.shape[2])
+        self.columns[..., : weights.shape[-1]] += self.received[..., rows] @ weights
+
+    def _signals(self, weights: Tensor, first: int) -> None:
+        skip = max(0, self.signals_from - first)
+        if skip >= weights.shape[2]:
+            return
+        rows, keys = weights[:, :, skip:], weights.shape[-1]
+        values = self.request.signals[:, : keys - self.signals_from]
+        own = rows[..., self.signals_from :]
+        # A product with few columns is slower as a matrix product than one column at a time.
+        sums = [(own * values[:, None, None, :, s]).sum(-1) for s in range(values.shape[-1])]
+        self.attended.append(torch.stack(sums, -1) if sums else own.new_zeros(*own.shape[:3], 0))
+        if self.request.looked_back is not None:
+            seen = self.request.looked_back[..., :keys].to(weights.dtype)
+            shares = [(rows * seen[:, None, None, v]).sum(-1) for v in range(seen.shape[1])]
+            self.lookback.append(torch.stack(shares, -1))
+
+    def attended_signals(self) -> Tensor:
+        if self.attended:
+            return _joined(self.attended, -2)
+        signals = self.request.signals
+        return self.columns.new_zeros(*self.columns.shape[:2], 0, signals.shape[-1])
+
+    def _keep(self, weights: Tensor, first: int) -> None:
+        assert self.graph is not None
+        begin = self.request.graph_start
+        skip = max(0, begin - first)
+        if skip >= weights.shape[2]:
+            return
+        part = weights[:, :, skip:, begin:]
+        offset = first + skip - max(self.start, begin)
+        where = self.graph[..., offset : offset + part.shape[2], : part.shape[3]]
+        if self.request.graph == "mean":
+            torch.mean(part, 1, out=where)
+        else:
+            where.copy_(part)
 
 
 def join(prefix: LayerSums | None, rows: LayerSums) -> LayerSums:
-    """Put the rows of a shared prefix (B = 1) in front of the rows that follow it."""
+    """Put the rows of a shared prefix (B = 1) in front of the rows that follow it.
+
+    The signals' rows all follow the prefix. Where the graph begins after the prefix, it is whole
+    already.
+    """
     if prefix is None:
         return rows
-    batch, _, total = rows.column_sums.shape
-    before = prefix.column_sums.shape[-1]
+    batch = rows.column_sums.shape[0]
 
-    def front(tensor: Tensor) -> Tensor:
-        return tensor.expand(batch, *tensor.shape[1:])
+    def front(before: Tensor, after: Tensor, dim: int = -1) -> Tensor:
+        return torch.cat([before.expand(batch, *before.shape[1:]), after], dim)
+
+    def front_if(before: Tensor | None, after: Tensor | None) -> Tensor | None:
+        return None if before is None or after is None else front(before, after)
 
     columns = rows.column_sums.clone()
-    columns[..., :before] += prefix.column_sums
-    mean = rows.head_mean.new_zeros(batch, total, total)
-    mean[:, :before, :before] = prefix.head_mean
-    mean[:, before:] = rows.head_mean
-    return LayerSums(
-        rows.layer, columns,
-        torch.cat([front(prefix.self_attention), rows.self_attention], -1),
-        torch.cat([front(prefix.row_entropy), rows.row_entropy], -1),
-        mean,
-        torch.cat([front(prefix.hidden), rows.hidden], 1),
-        rows.attended,
+    columns[..., : prefix.column_sums.shape[-1]] += prefix.column_sums
+    return dataclasses.replace(
+        rows,
+        column_sums=columns,
+        self_attention=front(prefix.self_attention, rows.self_attention),
+        row_entropy=front(prefix.row_entropy, rows.row_entropy),
+        renyi_entropy=front_if(prefix.renyi_entropy, rows.renyi_entropy),
+        hidden=front(prefix.hidden, rows.hidden, 1),
+        value_norm=front_if(prefix.value_norm, rows.value_norm),
+        graph=_joined_graph(prefix.graph, rows.graph),
     )
+
+
+def _joined_graph(prefix: Tensor | None, rows: Tensor | None) -> Tensor | None:
+    if prefix is None or rows is None or prefix.shape[-2] == 0:
+        return rows
+    before, keys = prefix.shape[-2], rows.shape[-1]
+    graph = rows.new_zeros(*rows.shape[:-2], before + rows.shape[-2], keys)
+    graph[..., :before, :before] = prefix
+    graph[..., before:, :] = rows
+    return graph
+
+
+def _wide(weights: Tensor) -> Tensor:
+    return weights if weights.dtype == torch.float64 else weights.float()
+
+
+def _joined(parts: list[Tensor], dim: int = -1) -> Tensor:
+    return torch.cat(parts, dim)
 
 
 def _require_finite(columns: Tensor, layer: int) -> None:
     finite = torch.isfinite(columns)
     if not bool(finite.all()):
-        head = int((~finite).any(-1).any(0).nonzero()[0])
+        head = int((~finite).any(-1).any(-1).any(0).nonzero()[0])
         raise ModelError(
             f"attention of layer {layer}, head {head} holds NaN or infinity; load the model in "
             "float32, or check its weights")

@@ -11,8 +11,10 @@ from torch import Tensor
 
 __all__ = ["TokenScores", "baselines", "token_scores"]
 
-CHUNK = 256
-"""Positions whose log-probabilities over the vocabulary are held at once."""
+CHUNK = 8
+"""Positions whose log-probabilities over the vocabulary are held at once, so that they stay in the
+processor's cache."""
+LOWEST = -1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,10 @@ class TokenScores:
     entropy: Tensor
     """Entropy of the distribution the token was drawn from, in [0, log V]."""
 
+    def part(self, first: int, last: int) -> TokenScores:
+        """The scores of tokens first..last-1 alone."""
+        return TokenScores(self.surprisal[first:last], self.entropy[first:last])
+
 
 def token_scores(logits: Tensor, targets: Tensor) -> TokenScores:
     """Surprisal of each target and entropy of the distribution that predicted it.
@@ -33,11 +39,17 @@ def token_scores(logits: Tensor, targets: Tensor) -> TokenScores:
         targets: (K,) token ids.
     """
     surprisal, entropy = [], []
+    wide = logits.dtype if logits.dtype == torch.float64 else torch.float32
+    room = logits.new_empty(2, min(CHUNK, len(logits)), logits.shape[-1], dtype=wide)
     for part, wanted in zip(torch.split(logits, CHUNK), torch.split(targets, CHUNK), strict=True):
-        wide = part if part.dtype == torch.float64 else part.float()
-        logp = torch.log_softmax(wide, -1)
-        surprisal.append(-logp.gather(-1, wanted.unsqueeze(-1)).squeeze(-1))
-        entropy.append(torch.special.entr(logp.exp()).sum(-1))
+        scores, weights = room[:, : len(part)]
+        # The largest score becomes 0, so that near-certain tokens keep their digits.
+        torch.sub(part, part.amax(-1, keepdim=True), out=scores)
+        torch.softmax(scores, -1, out=weights)
+        log_sum = -weights.amax(-1).log()
+        surprisal.append(log_sum - scores.gather(-1, wanted.unsqueeze(-1)).squeeze(-1))
+        # Scores of -infinity (tokens ruled out) have weight 0 and add nothing.
+        entropy.append(log_sum - weights.mul_(scores.clamp_min_(LOWEST)).sum(-1))
     return TokenScores(torch.cat(surprisal), torch.cat(entropy))
 
 

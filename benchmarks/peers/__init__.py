@@ -1,0 +1,1 @@
+"""Other implementations, run in their own environments: none is a dependency, no code is shared."""
