@@ -175,8 +175,8 @@ class FeatureStore:
             if self._names is None:
                 self._names, self._names_hash = shard.names(), shard.names_hash
             if shard.names_hash != self._names_hash:
-                read_rows(shard, ())  # damage is one way to other names, so it is looked for first
-                raise _other_columns(self._names, shard.names(), path)
+                names = shard.names()  # raises if it is damage that made them others
+                raise _other_columns(self._names, names, path)
         except FileNotFoundError:
             return None
         except DamagedShardError as error:
