@@ -11,7 +11,8 @@ over rounds of the ratio within a round, so that slow drifts of the machine canc
 - ``fast``, ``default``: all columns of the feature set, exact solver; half of the tokens are the
   completion.
 - ``default-lanczos``: the same with the Lanczos solver.
-- ``whole``: the columns of the feature set ``paper``, whose graphs have every token.
+- ``whole``, ``whole-lanczos``: the columns of the feature set ``paper``, two Laplacians of graphs
+  that have every token.
 - ``store-all``: ``output_attentions=True`` with eager attention, nothing computed from it.
 - ``store-all-default``: the same, then the default columns from what was stored.
 - ``spectral-trust`` (with ``--peer-python``): the peer's whole analysis of the same number of
@@ -41,7 +42,8 @@ from validator.features.plan import ReadPlan
 from validator.features.reader import read_batch
 from validator.features.solvers import make_solver
 
-METHODS = ("fast", "default", "default-lanczos", "whole", "store-all", "store-all-default")
+METHODS = ("fast", "default", "default-lanczos", "whole", "whole-lanczos", "store-all",
+           "store-all-default")
 PEER_FOLDER = Path(__file__).parent / "peers"
 
 
@@ -81,13 +83,15 @@ def measure(model: Any, length: int, args: argparse.Namespace) -> dict[str, floa
         "default": ours("default", "exact"),
         "default-lanczos": ours("default", "lanczos"),
         "whole": ours("paper", "exact"),
+        "whole-lanczos": ours("paper", "lanczos"),
         "store-all": lambda: store_all(model, ids),
         "store-all-default": lambda: store_all_default(model, trace),
     }
     chosen = {"sdpa": plain} | {
         m: methods[m] for m in args.methods
         if not (m.startswith("store-all") and length > args.store_all_up_to)
-        and not (m in ("default", "whole") and length > args.exact_up_to)
+        and not (m == "default" and length > args.exact_up_to)
+        and not (m == "whole" and length > args.exact_up_to // 2)
     }
     for method in chosen.values():
         method()
@@ -142,7 +146,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--store-all-up-to", type=int, default=1024,
                         help="longest sequence whose attentions are stored")
     parser.add_argument("--exact-up-to", type=int, default=2048,
-                        help="longest sequence that is decomposed exactly")
+                        help="longest sequence whose second half is decomposed exactly; graphs of "
+                             "all tokens are, up to half of it")
     parser.add_argument("--peer-python", help="interpreter of the peer's environment")
     parser.add_argument("--peer-model", help="folder of the same model, for the peer")
     parser.add_argument("--peer-lengths", type=int, nargs="+", default=[512, 1024])

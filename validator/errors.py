@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "ArtifactError",
     "ContextLengthError",
+    "DamagedShardError",
     "FeatureMismatchError",
     "LabelError",
     "MalformedTraceError",
@@ -17,14 +18,21 @@ __all__ = [
     "NoAttentionError",
     "ParameterError",
     "ScoreError",
+    "StoreError",
+    "StoreWarning",
     "TraceError",
     "UnknownModelError",
     "ValidatorError",
+    "ValidatorWarning",
 ]
 
 
 class ValidatorError(Exception):
     """Base class of every error this package raises on purpose."""
+
+
+class ValidatorWarning(UserWarning):
+    """Base class of every warning this package gives: the result stands, with what is said."""
 
 
 class TraceError(ValidatorError):
@@ -81,3 +89,15 @@ class FeatureMismatchError(ValidatorError):
 
 class ArtifactError(ValidatorError):
     """A saved classifier that is corrupted, incomplete, or not one of ours."""
+
+
+class StoreError(ValidatorError):
+    """A feature store that cannot be read, written or trusted."""
+
+
+class DamagedShardError(StoreError):
+    """A shard whose bytes are not those that were written: its rows have to be computed again."""
+
+
+class StoreWarning(ValidatorWarning):
+    """Rows of a feature store that are gone, or that were computed twice with different values."""

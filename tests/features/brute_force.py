@@ -1,4 +1,4 @@
-"""Any column of any feature set the slow way, from stored eager attentions and the column's name."""
+"""Any column of any feature set the slow way, from stored eager attentions and its name."""
 
 from __future__ import annotations
 
@@ -169,7 +169,8 @@ class Oracle:
         if descriptor == "singular_value_entropy":
             return scipy.stats.entropy(singular)
         x = getattr(self, signal)
-        x = np.asarray(x[layer] if isinstance(x, list) else x)[list(tokens)].reshape(len(tokens), -1)
+        x = np.asarray(x[layer] if isinstance(x, list) else x)[list(tokens)]
+        x = x.reshape(len(tokens), -1)
         energy = ((modes.T @ x) ** 2).sum(1)
         rough = (values * energy).sum() / energy.sum()
         if base == "hfer":

@@ -114,7 +114,7 @@ def test_subsets_of_layers_and_heads_are_columns_of_all(
     shared = [n for n, c in zip(part.names, recipes, strict=True)
               if c.head is not None or "heads" not in options]
     np.testing.assert_allclose(part.select(shared), whole.select(shared), atol=2e-5, rtol=2e-5)
-    with pytest.raises(FeatureMismatchError, match="layers|heads"):
+    with pytest.raises(FeatureMismatchError, match=r"layers|heads"):
         part.provenance.require_equal(whole.provenance, "test")
 
 

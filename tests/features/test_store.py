@@ -19,13 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from validator.errors import ParameterError
+from validator.errors import ParameterError, StoreError, StoreWarning
 from validator.features import store as store_module
 from validator.features.store import (
     FeatureStore,
     StoredRow,
-    StoreError,
-    StoreWarning,
     recipe_hash,
     row_key,
 )

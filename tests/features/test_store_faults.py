@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from validator.features.store import FeatureStore, StoredRow, StoreError, StoreWarning, row_key
+from validator.errors import StoreError, StoreWarning
+from validator.features.store import FeatureStore, StoredRow, row_key
 from validator.features.store_files import (
     dead_temporaries,
     remove_dead_temporaries,
@@ -664,7 +665,7 @@ FILL = """
 import sys; sys.path.insert(0, {tests!r})
 import test_store_faults as t
 from pathlib import Path
-from validator.features.store import StoreError
+from validator.errors import StoreError
 root, done = Path(sys.argv[1]), []
 try:
     for n in range(t.ROWS // t.SHARD):

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         "batches_computed": extractor.forward_passes_,
         "rows_from_store": extractor.rows_from_store_,
         "store": "" if store is None else str(store),
-    }
+    } | {f"solver_{name}": value for name, value in extractor.solver_errors_.items()}
     _show(features, facts, args)
     return 0
 

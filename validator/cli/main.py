@@ -6,11 +6,13 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from validator import __version__
 from validator.cli.console import error_console
-from validator.errors import ValidatorError
+from validator.errors import ValidatorError, ValidatorWarning
 
 __all__ = ["build_parser", "main"]
 
@@ -36,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 bad input, 2 wrong usage, 130 interrupted."""
     args = build_parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            return int(args.run(args))
     except ValidatorError as error:
         error_console().print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
         return 1
@@ -46,6 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         error_console().print("interrupted; what was finished is kept")
         return 130
+
+
+def _print_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    file: Any = None, line: str | None = None,
+) -> None:
+    """Warnings of ours as sentences; those of others as Python shows them."""
+    if issubclass(category, ValidatorWarning):
+        error_console().print(f"[bold yellow]warning:[/] {_escape(str(message))}", soft_wrap=True)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _escape(text: str) -> str:

@@ -105,7 +105,7 @@ def _of_attention(
         attention = cross_attention(attention, border)
     spectra = solver.spectra(attention, features.laplacian, signals)
     yield from _eigenvalue_blocks(spectra, name, features)
-    by_mode = spectra.has_modes and name != FROM_PROMPT
+    by_mode = solver.has_modes and name != FROM_PROMPT
     for signal in signals:
         yield from _signal_blocks(spectra, name, signal, features, by_mode)
     if any(s in features.descriptors for s in SINGULAR_DESCRIPTORS):

@@ -41,7 +41,8 @@ def symmetric_eigvalsh(matrices: Tensor) -> Tensor:
 def _each_on_one_thread(
     decompose: Callable[[Tensor], tuple[Tensor, ...]], matrices: Tensor
 ) -> tuple[Tensor, ...]:
-    doubled = matrices.double()
+    # Apple's MPS has no double precision
+    doubled = (matrices.cpu() if matrices.device.type == "mps" else matrices).double()
     threads = torch.get_num_threads()
     if doubled.device.type != "cpu" or min(threads, len(doubled)) < 2:
         return _run(decompose, doubled)

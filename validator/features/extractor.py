@@ -22,12 +22,14 @@ from validator.features.reader import Prefix, extend_prefix, read_batch
 from validator.features.reading import TraceFeatures
 from validator.features.recipe import extraction_recipe
 from validator.features.rowset import RowSet
-from validator.features.solvers import make_solver, warn_if_long
+from validator.features.solvers import make_solver, solver_errors, warn_if_long
+from validator.features.spectra import Solver
 from validator.features.store import FeatureStore
 from validator.models.loading import load_model
 from validator.types import FeatureMatrix, Progress, Provenance, Trace
 
 __all__ = ["SpectralFeatureExtractor"]
+
 
 class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Attention spectra and token scores of a causal LM, as a vector of fixed length per trace.
@@ -36,7 +38,8 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
         model: a known name, a hub id, a local folder, or a loaded ``(model, tokenizer)`` pair.
         feature_set: name of a file in ``configs/features/``.
         solver: ``exact`` (dense eigendecomposition) or ``lanczos`` (matrix-vector products only:
-            for long traces; some columns are estimates, and ``signal_entropy`` is not among them).
+            for long traces; some columns are estimates, and ``signal_entropy`` is not among them),
+            or a :class:`validator.features.lanczos.LanczosSolver` with settings of its own.
         layers: true indices of the layers that are read; None for all.
         heads: indices of the heads that are read; None for all. The head mean is over these.
         device: where a model that is not loaded yet is put.
@@ -54,6 +57,8 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
         feature_names_: (F,) column names, known after the first transform.
         forward_passes_: batches the last transform ran the model on; 0 if all rows were stored.
         rows_from_store_: rows the last transform found in the store.
+        solver_errors_: largest errors of the rows the last transform estimated; empty for
+            ``exact``. See :class:`validator.features.lanczos.SolverErrors`.
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
         model: Any = "smollm2-135m-instruct",
         *,
         feature_set: str = "default",
-        solver: str = "exact",
+        solver: str | Solver = "exact",
         layers: Sequence[int] | None = None,
         heads: Sequence[int] | None = None,
         device: str = "cpu",
@@ -150,7 +155,8 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
     def _plan(self, by_step: bool) -> ReadPlan:
         check_is_fitted(self, "model_")
         plan: ReadPlan = self.plan_
-        return ReadPlan(plan.features, plan.solver, plan.layers, plan.heads, by_step)
+        solver = make_solver(self.solver, self.random_state)
+        return ReadPlan(plan.features, solver, plan.layers, plan.heads, by_step)
 
     def _extract(
         self, traces: Sequence[Trace], plan: ReadPlan, progress: Progress | None
@@ -169,6 +175,7 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
             self._compute(
                 [encoded[i] for i in todo], [views[i] for i in todo], plan, rows, progress)
         self.feature_names_ = rows.names
+        self.solver_errors_ = solver_errors(plan.solver)
         return rows.matrix(self.provenance_)
 
     def _layer_count(self, plan: ReadPlan) -> int:

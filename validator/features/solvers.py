@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import warnings
 from collections.abc import Sequence
 
 import torch
 
-from validator.errors import ParameterError
+from validator.errors import ParameterError, ValidatorWarning
 from validator.features.eigen import symmetric_eigh
+from validator.features.lanczos import LanczosSolver
 from validator.features.plan import ReadPlan, View
 from validator.features.solver_names import SOLVERS
 from validator.features.spectra import ExactSolver, Solver
 
-__all__ = ["SOLVERS", "LongComputationWarning", "make_solver", "warn_if_long"]
+__all__ = ["SOLVERS", "LongComputationWarning", "SolverAccuracyWarning", "make_solver",
+           "solver_errors", "warn_if_long"]
 
 LONG_SECONDS = 120.0
 """A single trace that is expected to take longer than this is warned about."""
@@ -23,23 +26,53 @@ LONG_NODES = 1536
 """Graphs smaller than this are not worth a measurement."""
 
 
-class LongComputationWarning(UserWarning):
+class LongComputationWarning(ValidatorWarning):
     """An exact decomposition will take minutes for one trace."""
 
 
-def make_solver(name: str, seed: int = 0) -> Solver:
-    """The solver called ``exact`` or ``lanczos``.
+class SolverAccuracyWarning(ValidatorWarning):
+    """Estimates are less accurate than the solver's tolerance asks for."""
+
+
+def make_solver(name: str | Solver, seed: int = 0) -> Solver:
+    """A solver by name, ``exact`` or ``lanczos``, or one with settings of its own.
 
     Args:
-        name: see :data:`SOLVERS`.
-        seed: of the Lanczos solver's probes.
+        name: see :data:`SOLVERS`; or a solver.
+        seed: of the Lanczos solver's probes; a solver that is given has its own.
 
     Raises:
         ParameterError: there is no such solver.
     """
+    if isinstance(name, LanczosSolver):
+        return name.fresh()
+    if not isinstance(name, str):
+        return name
     if name == "exact":
         return ExactSolver()
+    if name == "lanczos":
+        return LanczosSolver(seed=seed)
     raise ParameterError(f"unknown solver {name!r}; known: {', '.join(SOLVERS)}")
+
+
+def solver_errors(solver: Solver) -> dict[str, float]:
+    """What a solver's estimates are worth; empty for one that does not estimate.
+
+    Warns:
+        SolverAccuracyWarning: some graphs stayed above its tolerance.
+    """
+    if not isinstance(solver, LanczosSolver):
+        return {}
+    errors = solver.errors
+    if errors.beyond_tolerance:
+        warnings.warn(
+            f"{errors.beyond_tolerance} of {errors.graphs} graphs stayed above the tolerance of "
+            f"the Lanczos solver: standard error of a distribution function up to "
+            f"{errors.distribution:.3g} (tolerance {solver.tolerance:g}), error of an extremal "
+            f"eigenvalue up to {errors.extremal:.3g} of the mean (tolerance "
+            f"{solver.extremal_tolerance:g}); give LanczosSolver(...) more probes, steps, rounds "
+            "or restarts", SolverAccuracyWarning, stacklevel=4)
+    return dataclasses.asdict(errors)
 
 
 def warn_if_long(views: Sequence[Sequence[View]], plan: ReadPlan, layers: int) -> None:

@@ -22,11 +22,6 @@ Array = NDArray[np.float64]
 class Spectra(Protocol):
     """Descriptors of graphs of any leading shape (...), each (...) float64."""
 
-    @property
-    def has_modes(self) -> bool:
-        """Whether single modes are known, and with them :meth:`signal_entropy`."""
-        ...
-
     def fiedler_value(self) -> Array: ...  # noqa: D102
     def spectral_gap(self, k: int) -> Array: ...  # noqa: D102
     def quantiles(self, q: Sequence[float]) -> Array: ...  # noqa: D102
@@ -44,6 +39,11 @@ class Solver(Protocol):
     @property
     def label(self) -> str:
         """Name and settings: what stands in reports and in a store's recipe."""
+        ...
+
+    @property
+    def has_modes(self) -> bool:
+        """Whether single modes are known, and with them :meth:`Spectra.signal_entropy`."""
         ...
 
     def spectra(self, attention: Tensor, kind: str, signals: Mapping[str, Tensor]) -> Spectra:
@@ -66,6 +66,11 @@ class ExactSolver:
         """See :class:`Solver`."""
         return "exact"
 
+    @property
+    def has_modes(self) -> bool:
+        """See :class:`Solver`."""
+        return True
+
     def spectra(self, attention: Tensor, kind: str, signals: Mapping[str, Tensor]) -> Spectra:
         """See :class:`Solver`."""
         found = graph_spectrum(laplacian(attention, kind), signals)
@@ -78,7 +83,6 @@ class ExactSolver:
 class _ExactSpectra:
     eigenvalues: Array
     energy: Mapping[str, Array]
-    has_modes: bool = True
 
     def fiedler_value(self) -> Array:
         return d.fiedler_value(self.eigenvalues)

@@ -33,7 +33,7 @@ def graph_spectrum(laplacian: Tensor, signals: Mapping[str, Tensor], layer: int 
     eigenvalues, modes = (x.reshape(*laplacian.shape[:-2], *x.shape[1:])
                           for x in symmetric_eigh(flat))
     energy = {
-        name: (modes.to(signal.dtype).transpose(-1, -2) @ signal).square().sum(-1)
+        name: (modes.to(signal).transpose(-1, -2) @ signal).square().sum(-1)
         for name, signal in signals.items()
     }
     return Spectrum(layer, eigenvalues, energy)

@@ -17,11 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from validator.errors import ParameterError
+from validator.errors import DamagedShardError, ParameterError, StoreError, StoreWarning
 from validator.features.store_files import (
-    DamagedShardError,
-    StoreError,
-    StoreWarning,
     make_folder,
     remove_dead_temporaries,
     set_aside,
@@ -42,10 +39,7 @@ from validator.features.store_shards import (
 )
 
 __all__ = [
-    "DamagedShardError",
     "FeatureStore",
-    "StoreError",
-    "StoreWarning",
     "StoredRow",
     "recipe_hash",
     "row_key",

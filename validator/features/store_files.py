@@ -15,12 +15,9 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from validator.errors import ValidatorError
+from validator.errors import StoreWarning
 
 __all__ = [
-    "DamagedShardError",
-    "StoreError",
-    "StoreWarning",
     "dead_temporaries",
     "make_folder",
     "remove_dead_temporaries",
@@ -31,18 +28,6 @@ __all__ = [
 
 CORRUPT = ".corrupt"
 TEMPORARY = ".tmp"
-
-
-class StoreError(ValidatorError):
-    """A feature store that cannot be read, written or trusted."""
-
-
-class DamagedShardError(StoreError):
-    """A shard whose bytes are not those that were written: its rows have to be computed again."""
-
-
-class StoreWarning(UserWarning):
-    """Rows of a feature store that are gone, or that were computed twice with different values."""
 
 
 def write_whole(target: Path, content: bytes) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from validator import __version__
-from validator.errors import ParameterError
-from validator.features.store_files import StoreError
+from validator.errors import ParameterError, StoreError
 from validator.features.store_shards import FORMAT, require_readable_format
 
 __all__ = ["RECIPE", "encode_recipe", "read_recipe", "recipe_hash"]

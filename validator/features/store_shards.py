@@ -26,8 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from validator import __version__
-from validator.errors import ParameterError
-from validator.features.store_files import DamagedShardError, StoreError
+from validator.errors import DamagedShardError, ParameterError, StoreError
 
 __all__ = [
     "FORMAT",

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from validator.errors import DamagedShardError, StoreError
 from validator.features.store import warn_of_conflicts
 from validator.features.store_files import (
-    DamagedShardError,
-    StoreError,
     dead_temporaries,
     remove_dead_temporaries,
     set_aside,
