@@ -37,7 +37,7 @@ import transformers
 
 from benchmarks.stored import store_all, store_all_default
 from benchmarks.subjects import add_subject_arguments, random_trace, subject
-from validator.features.featureset import load_feature_set
+from validator.features.feature_set_files import load_feature_set
 from validator.features.plan import ReadPlan
 from validator.features.reader import read_batch
 from validator.features.solvers import make_solver

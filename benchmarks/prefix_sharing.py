@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.subjects import add_subject_arguments, subject
 from validator.features.encoding import EncodedTrace
-from validator.features.featureset import load_feature_set
+from validator.features.feature_set_files import load_feature_set
 from validator.features.plan import ReadPlan
 from validator.features.reader import extend_prefix, read_batch
 from validator.types import Trace

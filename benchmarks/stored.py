@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from validator.features.encoding import EncodedTrace
-from validator.features.featureset import load_feature_set
+from validator.features.feature_set_files import load_feature_set
 from validator.features.plan import ReadPlan, View, request_rows
 from validator.features.reading import Reading, TraceFeatures
 from validator.features.reduction import reduce_rows

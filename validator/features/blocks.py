@@ -17,6 +17,8 @@ from validator.features.spans import STEP, Range, span_name
 
 __all__ = ["Block", "block_names", "deltas", "over_ranges", "stack_layers", "z_scores"]
 
+ROUNDING = 2e-7
+"""A descriptor that varies less than this over the draws of a null varies by rounding only."""
 AGGREGATES: dict[str, Callable[..., NDArray[np.float64]]] = {
     "mean": np.mean, "min": np.min, "max": np.max}
 
@@ -86,7 +88,7 @@ def z_scores(blocks: Iterable[Block], null: Sequence[Sequence[Block]], kind: str
     for i, block in enumerate(blocks):
         draws = np.stack([np.broadcast_to(d[i].values, block.values.shape) for d in null])
         mean, spread = draws.mean(0), draws.std(0, ddof=1)
-        varies = spread > 1e-9 * np.maximum(1.0, np.abs(mean))
+        varies = spread > ROUNDING * np.maximum(1.0, np.abs(mean))
         z = np.where(varies, (block.values - mean) / np.where(varies, spread, 1.0), np.nan)
         yield Block(replace(block.column, transform=f"z_{kind}"), z)
 

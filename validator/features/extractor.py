@@ -16,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 from validator.errors import ParameterError, TraceError
 from validator.features.batching import Batch, plan_batches
 from validator.features.encoding import EncodedTrace, encode_trace, max_positions
-from validator.features.featureset import load_feature_set
+from validator.features.feature_set_files import load_feature_set
+from validator.features.featureset import FeatureSet
 from validator.features.plan import ReadPlan, View
 from validator.features.reader import Prefix, extend_prefix, read_batch
 from validator.features.reading import TraceFeatures
@@ -36,7 +37,8 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
 
     Args:
         model: a known name, a hub id, a local folder, or a loaded ``(model, tokenizer)`` pair.
-        feature_set: name of a file in ``configs/features/``.
+        feature_set: a name (``default``, ``fast``, ``paper``, ``lapeigvals``, ``full``), the path
+            of a YAML file, or a :class:`validator.features.featureset.FeatureSet`.
         solver: ``exact`` (dense eigendecomposition) or ``lanczos`` (matrix-vector products only:
             for long traces; some columns are estimates, and ``signal_entropy`` is not among them),
             or a :class:`validator.features.lanczos.LanczosSolver` with settings of its own.
@@ -65,7 +67,7 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
         self,
         model: Any = "smollm2-135m-instruct",
         *,
-        feature_set: str = "default",
+        feature_set: str | Path | FeatureSet = "default",
         solver: str | Solver = "exact",
         layers: Sequence[int] | None = None,
         heads: Sequence[int] | None = None,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from validator.configs.loading import names, read_yaml
 from validator.errors import FeatureMismatchError
 
 __all__ = [
     "GRAPH_DESCRIPTORS", "HEAD_DESCRIPTORS", "NULLS", "SIGNALS", "SPANS", "TOKEN_SIGNALS",
-    "FeatureSet", "GraphFeatures", "HeadFeatures", "load_feature_set",
+    "FeatureSet", "GraphFeatures", "HeadFeatures",
 ]
 
 SPANS = ("whole", "prompt", "completion", "completion_from_prompt", "step", "last")
@@ -148,28 +146,6 @@ class FeatureSet:
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data, for hashing and for reports."""
         return dataclasses.asdict(self)
-
-
-def load_feature_set(name: str) -> FeatureSet:
-    """The named feature set. Raises FeatureMismatchError listing those that exist."""
-    known = names("features")
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise FeatureMismatchError(
-            f"unknown feature set {name!r}; known: {', '.join(known)}.{hint}")
-    raw: dict[str, Any] = read_yaml(f"features/{name}.yaml")
-    heads = raw.pop("heads", None)
-    graphs = raw.pop("graphs", ())
-    return FeatureSet(
-        **raw,
-        heads=None if heads is None else HeadFeatures(**_tuples(heads)),
-        graphs=tuple(GraphFeatures(**_tuples(g)) for g in graphs),
-    )
-
-
-def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
 
 
 def _known(given: Iterable[str], allowed: tuple[str, ...], what: str) -> None:

@@ -184,7 +184,7 @@ class Reading:
 
 def _with_deltas(blocks: list[Block], wanted: bool) -> list[Block]:
     if not wanted:
-        return blocks
+        return list(blocks)
     return blocks + list(deltas(b for b in blocks if not b.column.transform))
 
 
