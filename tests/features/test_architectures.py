@@ -9,9 +9,10 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, assembled, eager, examine, own_attention, tiny, token_ids
 
-from validator.features import interface
-from validator.features.attention import captured_forward
+from validator.features import interface_rows
+from validator.features.attention import attention_rows, captured_forward
 from validator.features.fallback import ReplayCall
+from validator.types import AttentionRows
 
 INTERFACE = (
     "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "gpt2",
@@ -41,8 +42,8 @@ AMPLIFYING = {"gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"}
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks of rows for 21 tokens."""
-    monkeypatch.setattr(interface, "BLOCK_BYTES", 4000)
-    monkeypatch.setattr(interface, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(interface_rows, "BLOCK_BYTES", 4000)
+    monkeypatch.setattr(interface_rows, "BLOCK_ROWS", 1)
 
 
 def lengths_padded(ids: torch.Tensor, length: int, side: str) -> tuple[Any, Any, slice]:
@@ -97,6 +98,61 @@ def test_the_models_own_output_is_unchanged(kind: str) -> None:
         forward.logits, eager(model, ids)[0].logits[:, -5:], atol=1e-5, rtol=0)
 
 
+class Rows:
+    """Keeps all rows of one layer."""
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+
+    def add(self, block: AttentionRows) -> None:
+        self.parts.append((block.start, block.weights.clone(), block.entropy))
+
+
+@pytest.mark.parametrize("kind", [*INTERFACE, *REPLAY])
+def test_weights_read_while_the_model_runs_are_the_same(kind: str) -> None:
+    """Where they are plain; elsewhere they are set aside as ever."""
+    model, ids = tiny(kind), token_ids()
+    expected = assembled(captured_forward(model, ids, keep_logits=5))
+    forward = captured_forward(model, ids, keep_logits=5, consumer=Rows)
+    assert [call.layer for call in forward.calls] == list(expected)
+    for layer, rows in forward.consumed.items():
+        for start, weights, entropy in rows.parts:  # type: ignore[attr-defined]
+            visible = weights.shape[-1]
+            theirs = expected[layer][:, :, start : start + weights.shape[2], :visible]
+            torch.testing.assert_close(weights, theirs, atol=2e-6, rtol=0)
+            torch.testing.assert_close(
+                entropy, torch.special.entr(theirs).sum(-1), atol=1e-5, rtol=0)
+        covered = sum(w.shape[2] for _, w, _ in rows.parts)  # type: ignore[attr-defined]
+        assert covered == ids.shape[1]
+    left = {call.layer for call in forward.calls} - set(forward.consumed)
+    read = {a.layer: list(a.blocks) for a in attention_rows(forward)}
+    assert all(bool(read[layer]) == (layer in left) for layer in read)
+    with torch.inference_mode():
+        plain = model(ids).logits[:, -5:]
+    torch.testing.assert_close(forward.logits, plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("kind", "layers"), [
+    ("llama", 3), ("gpt2", 3), ("qwen3", 3), ("gemma2", 0), ("gpt_oss", 0), ("bloom", 0)])
+def test_which_layers_are_read_while_the_model_runs(kind: str, layers: int) -> None:
+    forward = captured_forward(tiny(kind), token_ids(), keep_logits=1, consumer=Rows)
+    assert len(forward.consumed) == layers
+    half = tiny(kind).to(torch.bfloat16)
+    assert not captured_forward(half, token_ids(), keep_logits=1, consumer=Rows).consumed
+
+
+def test_rows_after_a_cache_are_read_while_the_model_runs() -> None:
+    model, ids = tiny("llama"), token_ids()
+    head = captured_forward(model, ids[:, :9], keep_logits=1, keep_cache=True, consumer=Rows)
+    tail = captured_forward(
+        model, ids[:, 9:], past=head.cache, keep_logits=1, layers=[1], consumer=Rows)
+    whole = assembled(captured_forward(model, ids, keep_logits=1))
+    assert list(tail.consumed) == [1]
+    for start, weights, _ in tail.consumed[1].parts:  # type: ignore[attr-defined]
+        theirs = whole[1][:, :, start : start + weights.shape[2], : weights.shape[-1]]
+        torch.testing.assert_close(weights, theirs, atol=2e-6, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ["falcon_h1", "qwen3_next", "jamba", "zamba2", "recurrent_gemma"])
 def test_layers_of_hybrids_have_their_true_index(kind: str) -> None:
     expected = {"falcon_h1": [0, 1, 2], "qwen3_next": [1], "jamba": [1], "zamba2": [1, 3],
@@ -117,7 +173,7 @@ def test_rows_after_a_shared_prefix_are_the_same_rows(kind: str) -> None:
 def test_differences_past_1e_6_are_those_of_the_fast_kernel(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interface, "BLOCK_BYTES", 2**24)  # rows in one product, as eager has them
+    monkeypatch.setattr(interface_rows, "BLOCK_BYTES", 2**24)  # all rows in one product, as eager
     found = examine(kind, same_kernel=True)
     assert found.attention <= 1e-6
     assert found.hidden <= 1e-6

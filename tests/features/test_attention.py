@@ -13,7 +13,7 @@ from architectures import SHARED, assembled, tiny, token_ids
 from transformers import PreTrainedModel
 
 from validator.errors import ModelError, NoAttentionError, ParameterError
-from validator.features import interface
+from validator.features import interface, interface_rows
 from validator.features.attention import attention_rows, captured_forward
 from validator.features.reduction import LayerSums, Request, join, reduce_rows
 
@@ -46,8 +46,8 @@ def settled(kind: str, **settings: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interface, "BLOCK_BYTES", 4000)
-    monkeypatch.setattr(interface, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(interface_rows, "BLOCK_BYTES", 4000)
+    monkeypatch.setattr(interface_rows, "BLOCK_ROWS", 1)
 
 
 class BrokenError(Exception):
@@ -276,7 +276,7 @@ def test_what_a_row_lacks_went_to_the_sink() -> None:
         model.model.layers[1].self_attn.sinks.copy_(torch.tensor([-2.0, 0.0, 1.0, 3.0]))
     forward = captured_forward(model, token_ids(), keep_logits=1)
     call = forward.calls[1]
-    assert isinstance(call, interface.InterfaceCall)
+    assert isinstance(call, interface_rows.InterfaceCall)
     key = call.key.repeat_interleave(2, 1).double().numpy()
     scores = call.query.double().numpy() @ key.swapaxes(-1, -2) * 8**-0.5
     raised = np.exp(np.where(np.tril(np.ones(scores.shape[-2:])), scores, -np.inf))

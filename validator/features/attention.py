@@ -16,7 +16,7 @@ padding cannot change what is read. That no token does is checked.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +26,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from validator.errors import ModelError, NoAttentionError, ParameterError
 from validator.features.fallback import replay_calls
-from validator.features.interface import Window, interface_calls
+from validator.features.interface import Consumers, Window, interface_calls
+from validator.features.interface_rows import BlockConsumer
 from validator.features.untouched import evaluating
 from validator.types import AttentionRows, LayerAttention
 
@@ -60,6 +61,8 @@ class CapturedForward:
     """True layer index -> input hidden states (B, R, D), of the same layers."""
     logits: Tensor
     """(B, K, V) next-token logits of the last K tokens."""
+    consumed: Consumers
+    """Layers whose attention was taken while the model ran: they have no blocks left."""
     cache: Any
     """The key-value cache, if one was asked for; None where it cannot be copied to several
     continuations (sliding windows, recurrent states, attention outside the interface)."""
@@ -68,6 +71,7 @@ class CapturedForward:
 def captured_forward(
     model: Any, ids: Tensor, *, past: Any = None, keep_logits: int, keep_cache: bool = False,
     layers: Collection[int] | None = None,
+    consumer: Callable[[], BlockConsumer] | None = None,
 ) -> CapturedForward:
     """Run the model once over right-padded tokens and set aside what its attention was made of.
 
@@ -79,6 +83,8 @@ def captured_forward(
         keep_logits: K, for how many of the last tokens logits are computed.
         keep_cache: return the key-value cache.
         layers: indices of the layers to set aside, or None for all that have attention.
+        consumer: makes what takes one layer's attention. Where the weights are plain, they are then
+            formed once, for the model and for the consumer; else they are set aside as without.
 
     Raises:
         NoAttentionError: the model has no attention that can be read, or not by one causal map
@@ -90,19 +96,21 @@ def captured_forward(
     window = Window(start, ids.shape[1], None if layers is None else frozenset(layers))
     arguments = _arguments(model, ids, past, keep_logits, keep_cache)
     with torch.inference_mode(), evaluating(model):
-        calls, seen, output = _run(model, window, arguments)
+        calls, consumed, seen, output = _run(model, window, arguments, consumer)
     _require_layers(layers, seen, model)
     hidden = _hidden_states(model, output, [call.layer for call in calls], ids)
     cache = _shareable(getattr(output, "past_key_values", None)) if keep_cache else None
-    return CapturedForward(calls, start, hidden, output.logits[:, -keep_logits:], cache)
+    return CapturedForward(calls, start, hidden, output.logits[:, -keep_logits:], consumed,
+                           cache)
 
 
 def _run(
-    model: Any, window: Window, arguments: dict[str, Any]
-) -> tuple[list[LayerCall], Sequence[int], Any]:
+    model: Any, window: Window, arguments: dict[str, Any],
+    consumer: Callable[[], BlockConsumer] | None,
+) -> tuple[list[LayerCall], Consumers, Sequence[int], Any]:
     """By the attention interface, or by replay where the architecture does not use it."""
     calls: Sequence[LayerCall]
-    calls, seen, output = interface_calls(model, window, arguments)
+    calls, consumed, seen, output = interface_calls(model, window, arguments, consumer)
     if not seen:
         if arguments.pop("past_key_values", None) is not None:
             raise ModelError(
@@ -111,7 +119,7 @@ def _run(
         if "use_cache" in arguments:
             arguments["use_cache"] = False
         calls, seen, output = replay_calls(model, window, arguments)
-    return list(calls), seen, output
+    return list(calls), consumed, seen, output
 
 
 def attention_rows(

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import Cache
 
 from validator.errors import NoAttentionError
-from validator.features import interface
+from validator.features import interface_rows
 from validator.features.interface import Window, layer_index, layer_paths
 from validator.features.untouched import evaluating, implementation
 from validator.types import AttentionRows
@@ -60,7 +60,7 @@ class ReplayCall:
         """The weights of all rows, formed at once and given out block by block."""
         weights = _weights(self)
         row_bytes = weights[:, :, 0].numel() * weights.element_size()
-        step = max(1, interface.BLOCK_BYTES // row_bytes)
+        step = max(1, interface_rows.BLOCK_BYTES // row_bytes)
         for first in range(0, self.rows, step):
             last = min(first + step, self.rows)
             yield AttentionRows(weights[:, :, first:last, :last], first)

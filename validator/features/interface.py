@@ -1,21 +1,19 @@
 """Attention of models that go through the transformers attention interface.
 
 The model runs with its own fast kernel while each layer's queries and keys are set aside; the
-weights of a block of rows are formed later by the model's own eager attention function, so that
-grouped queries, soft caps, sinks and biases stay right. Queries and keys of a half precision model
-are widened to float32 first: softmax in float32 makes rows sum to 1.
+weights are formed from them later, in blocks of rows (:mod:`validator.features.interface_rows`). Or
+they are formed at once, for the model and the reader together, where the reader needs nothing that
+is known only at the end of the forward pass.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -24,18 +22,19 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from validator.errors import NoAttentionError
-from validator.features.rows import RowKernel
-from validator.features.untouched import evaluating, implementation
-from validator.types import AttentionRows
+from validator.features.interface_rows import (
+    NOT_SDPA,
+    BlockConsumer,
+    InterfaceCall,
+    output_in_blocks,
+    read_while_running,
+)
+from validator.features.untouched import implementation
 
-__all__ = ["InterfaceCall", "Window", "interface_calls", "layer_index", "layer_paths"]
+__all__ = ["Consumers", "Window", "interface_calls", "layer_index", "layer_paths"]
 
-BLOCK_BYTES = 2**21
-"""Size of one block of attention rows of all heads: about what a processor's cache holds."""
-BLOCK_ROWS = 32
-"""Fewest rows of a block: products of fewer rows are slow, whatever their size."""
-DEVICE_BLOCK_BYTES = 2**28
-"""Size of a block on other devices, which want large products."""
+Consumers = dict[int, BlockConsumer]
+"""Layer -> what took its attention while the model ran."""
 
 
 class _Name(str):
@@ -58,11 +57,6 @@ class _Name(str):
 IMPLEMENTATION = _Name("spectral_validator")
 ELSEWHERE = ("indices", "block_indices")
 """Options in which sparse attention hands its choice of keys to kernels that understand it."""
-NOT_SDPA = ("softcap", "s_aux", "sinks")
-"""Options that change the weights and that sdpa does not know."""
-
-
-PLAIN_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,48 +74,21 @@ class Window:
         return self.layers is None or layer in self.layers
 
 
-@dataclass(frozen=True, slots=True)
-class InterfaceCall:
-    """One call of an attention function: all it takes to form its weights again."""
-
-    layer: int
-    module: torch.nn.Module
-    query: Tensor
-    """(B, H, R, D)"""
-    key: Tensor
-    """(B, G, T, D)"""
-    value: Tensor
-    """(B, G, T, 1): one value channel is enough for the weights to be formed again."""
-    mask: Tensor | None
-    """(B or 1, 1 or H, R, T) bool or added; None for causal."""
-    options: Mapping[str, Any]
-    value_norm: Tensor | None = None
-
-    def blocks(self) -> Iterator[AttentionRows]:
-        """The weights of all rows, block by block."""
-        wide = _widened(self)
-        offset = self.key.shape[2] - self.query.shape[2]
-        kernel = _plain_kernel(wide, offset)
-        for first, last in _row_blocks(wide):
-            if kernel is None:
-                yield AttentionRows(_weights(wide, first, last, offset), offset + first)
-            else:
-                with torch.inference_mode():
-                    weights, entropy = kernel.rows(first, last)
-                yield AttentionRows(weights, offset + first, entropy)
-
-
 @dataclass
 class _Recorder:
     window: Window
     paths: Mapping[int, int]
     sdpa: bool
     """Whether the architecture's attention is what sdpa computes."""
+    consumer: Callable[[], BlockConsumer] | None
+    """Makes what takes a layer's attention while the model runs, or None to set it aside."""
+    consumed: Consumers = field(default_factory=dict)
     calls: list[InterfaceCall] = field(default_factory=list)
     seen: list[int] = field(default_factory=list)
     causal_mask: Tensor | None = None
 
-    def add(self, call: InterfaceCall, value: Tensor) -> None:
+    def add(self, call: InterfaceCall, value: Tensor) -> Tensor | None:
+        """Set a call aside, or have it read now and return its output."""
         if call.layer in self.seen:
             raise NoAttentionError(
                 f"layer {call.layer} was called more than once in one forward pass, so it has no "
@@ -130,11 +97,19 @@ class _Recorder:
         self.seen.append(call.layer)
         self._require_whole(call)
         self._require_causal(call)
-        if self.window.wants(call.layer):
-            norm = torch.linalg.vector_norm(
-                value[:, :, -self.window.rows :].float(), dim=(1, 3))
-            self.calls.append(dataclasses.replace(
-                call, value=value[..., :1].clone(), value_norm=norm))
+        if not self.window.wants(call.layer):
+            return None
+        norm = torch.linalg.vector_norm(value[:, :, -self.window.rows :].float(), dim=(1, 3))
+        kept = dataclasses.replace(call, value=value[..., :1].clone(), value_norm=norm)
+        output = None
+        if self.consumer is not None and self.sdpa:
+            taker = self.consumer()
+            output = read_while_running(kept, value, taker)
+            if output is not None:
+                self.consumed[call.layer] = taker
+                kept = kept.emptied()
+        self.calls.append(kept)
+        return output
 
     def _require_whole(self, call: InterfaceCall) -> None:
         """One key for each token: compressed and cut caches have others."""
@@ -168,19 +143,27 @@ _active: ContextVar[_Recorder | None] = ContextVar("spectral_validator_recorder"
 
 
 def interface_calls(
-    model: Any, window: Window, arguments: Mapping[str, Any]
-) -> tuple[list[InterfaceCall], Sequence[int], Any]:
+    model: Any, window: Window, arguments: Mapping[str, Any],
+    consumer: Callable[[], BlockConsumer] | None = None,
+) -> tuple[list[InterfaceCall], Consumers, Sequence[int], Any]:
     """Run the model and set aside the calls of its attention functions.
 
+    Args:
+        model: a transformers causal LM.
+        window: what is read.
+        arguments: of its forward pass.
+        consumer: makes what takes a layer's attention while the model runs, where that can be.
+
     Returns:
-        The calls of the layers that are wanted; the indices of all layers that were seen, none
-        where the architecture does not use the interface; the model's output.
+        The calls of the layers that are wanted; what took their attention already; the indices of
+        all layers that were seen, none where the architecture does not use the interface; the
+        model's output.
     """
     if not model._can_set_attn_implementation():
-        return [], [], None
-    with _recording(model, window) as recorder, implementation(model, IMPLEMENTATION):
+        return [], {}, [], None
+    with _recording(model, window, consumer) as recorder, implementation(model, IMPLEMENTATION):
         output = model(**arguments, output_attentions=False)
-    return recorder.calls, recorder.seen, output
+    return recorder.calls, recorder.consumed, recorder.seen, output
 
 
 def layer_paths(model: torch.nn.Module) -> dict[int, int]:
@@ -205,98 +188,6 @@ def layer_index(module: torch.nn.Module, paths: Mapping[int, int]) -> int:
     return int(index)
 
 
-_plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
-"""Whether an attention module's weights are softmax(q k^T scale + mask), as found by comparison."""
-
-
-def _plain_kernel(call: InterfaceCall, offset: int) -> RowKernel | None:
-    """The fast way to the call's weights, where it gives what the model's own function gives."""
-    if any(call.options.get(name) is not None for name in (*NOT_SDPA, "position_bias")):
-        return None
-    if call.key.shape[2] < 2:  # with one key any function gives 1, which proves nothing
-        return None
-    scale = call.options.get("scaling")
-    scale = call.query.shape[-1] ** -0.5 if scale is None else float(scale)
-    block = max(last - first for first, last in _row_blocks(call))
-    kernel = RowKernel(call.query, call.key, call.mask, scale, block)
-    if call.module not in _plain:
-        _plain[call.module] = _agrees(call, kernel, offset)
-    return kernel if _plain[call.module] else None
-
-
-def _agrees(call: InterfaceCall, kernel: RowKernel, offset: int) -> bool:
-    """Compare the last row, which sees the most keys."""
-    rows = call.query.shape[2]
-    expected = _weights(call, rows - 1, rows, offset)
-    with torch.inference_mode():
-        found, _ = kernel.rows(rows - 1, rows)
-        return bool(((found - expected).abs() <= PLAIN_TOLERANCE).all())
-
-
-def _row_blocks(call: InterfaceCall) -> Iterator[tuple[int, int]]:
-    batch, heads, rows, _ = call.query.shape
-    row_bytes = batch * heads * call.key.shape[2] * call.query.element_size()
-    size = BLOCK_BYTES if call.query.device.type == "cpu" else DEVICE_BLOCK_BYTES
-    step = min(rows, max(BLOCK_ROWS, size // row_bytes))
-    for first in range(0, rows, step):
-        yield first, min(first + step, rows)
-
-
-def _widened(call: InterfaceCall) -> InterfaceCall:
-    if call.query.dtype in (torch.float32, torch.float64):
-        return call
-    return dataclasses.replace(
-        call, query=call.query.float(), key=call.key.float(), value=call.value.float())
-
-
-def _weights(call: InterfaceCall, first: int, last: int, offset: int) -> Tensor:
-    """Rows first..last-1 of softmax(QK^T), by the model's own eager function."""
-    with torch.inference_mode(), evaluating(call.module):
-        _, weights = _eager_rows(call, first, last, offset)
-    return weights
-
-
-def _eager_rows(
-    call: InterfaceCall, first: int, last: int, offset: int
-) -> tuple[Tensor, Tensor]:
-    """Output and weights of rows first..last-1; later keys are masked for all of them."""
-    visible = offset + last
-    output, weights = _eager_function(call.module)(
-        call.module,
-        call.query[:, :, first:last],
-        call.key[:, :, :visible],
-        call.value[:, :, :visible],
-        _additive_mask(call, first, last, visible, offset),
-        **_row_options(call, first, last, visible),
-    )
-    return output, weights[..., :visible]
-
-
-def _row_options(call: InterfaceCall, first: int, last: int, visible: int) -> dict[str, Any]:
-    """The options, those with one entry per row or score (sinks, biases) cut to the block."""
-    rows, keys = call.query.shape[2], call.key.shape[2]
-    options = dict(call.options)
-    for name, value in options.items():
-        if isinstance(value, Tensor) and value.ndim == 4 and value.shape[-2] == rows:
-            part = value[..., first:last, :]
-            options[name] = part[..., :visible] if value.shape[-1] == keys else part
-    return options
-
-
-def _additive_mask(call: InterfaceCall, first: int, last: int, visible: int, offset: int) -> Tensor:
-    if call.mask is None:
-        rows = torch.arange(first, last, device=call.query.device).unsqueeze(1) + offset
-        allowed = torch.arange(visible, device=call.query.device).unsqueeze(0) <= rows
-        allowed = allowed[None, None]
-    else:
-        allowed = call.mask[:, :, first:last, :visible]
-        if allowed.dtype != torch.bool:
-            return allowed
-    lowest = torch.finfo(call.query.dtype).min
-    zeros = torch.zeros((), dtype=call.query.dtype, device=call.query.device)
-    return torch.where(allowed, zeros, lowest)
-
-
 def _record(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor,
     attention_mask: Tensor | None, **options: Any,
@@ -313,13 +204,13 @@ def _record(
             "architecture is not supported")
     layer = layer_index(module, recorder.paths)
     call = InterfaceCall(layer, module, query, key, value, attention_mask, options)
-    recorder.add(call, value)
+    read = recorder.add(call, value)
+    if read is not None:
+        return read, None
     if recorder.sdpa and all(options.get(name) is None for name in NOT_SDPA):
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return output, None
-    offset = key.shape[2] - query.shape[2]
-    parts = [_eager_rows(call, first, last, offset)[0] for first, last in _row_blocks(call)]
-    return torch.cat(parts, 1), None
+    return output_in_blocks(call), None
 
 
 def _causal_mask(*args: Any, allow_is_causal_skip: bool = True, **options: Any) -> Tensor | None:
@@ -334,24 +225,16 @@ def _causal_mask(*args: Any, allow_is_causal_skip: bool = True, **options: Any) 
 
 
 @contextmanager
-def _recording(model: Any, window: Window) -> Iterator[_Recorder]:
+def _recording(
+    model: Any, window: Window, consumer: Callable[[], BlockConsumer] | None
+) -> Iterator[_Recorder]:
     sdpa = all(getattr(m, "_supports_sdpa", True) for m in model.modules())
-    recorder = _Recorder(window, layer_paths(model), sdpa)
+    recorder = _Recorder(window, layer_paths(model), sdpa, consumer)
     token = _active.set(recorder)
     try:
         yield recorder
     finally:
         _active.reset(token)
-
-
-def _eager_function(module: torch.nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
-    function: Callable[..., tuple[Tensor, Tensor]] | None = getattr(
-        sys.modules[type(module).__module__], "eager_attention_forward", None)
-    if function is None:
-        raise NoAttentionError(
-            f"{type(module).__name__} has no eager attention function to read weights from; "
-            "this architecture is not supported")
-    return function
 
 
 AttentionInterface.register(IMPLEMENTATION, _record)

@@ -122,7 +122,7 @@ def request_rows(
 
     Args:
         views: of each trace; the v-th views of all traces share the v-th set of signals.
-        scores: of each trace's completion.
+        scores: of each trace's completion; may be empty where heads average no token signals.
         plan: what is read.
         start: tokens of the shared prefix.
         total: tokens of the longest trace.

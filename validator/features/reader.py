@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from validator.features.attention import CapturedForward, attention_rows, captur
 from validator.features.encoding import EncodedTrace
 from validator.features.plan import ReadPlan, View, prefix_request, request_rows
 from validator.features.reading import Reading, TraceFeatures
-from validator.features.reduction import LayerSums, Request, join, reduce_rows
+from validator.features.reduction import LayerSums, Request, RowSums, join, reduce_rows
 from validator.features.tokens import TokenScores, token_scores
 
 __all__ = ["Prefix", "extend_prefix", "read_batch"]
@@ -41,11 +41,12 @@ def extend_prefix(
     before = 0 if prefix is None else len(prefix.ids)
     tokens = torch.tensor([list(ids[before:])], device=model.device)
     past = None if prefix is None else copy.deepcopy(prefix.cache)
-    forward = captured_forward(model, tokens, past=past, keep_logits=1, keep_cache=True,
-                               layers=plan.layers)
+    request = prefix_request(plan, before, len(ids), _like(model))
+    forward = captured_forward(
+        model, tokens, past=past, keep_logits=1, keep_cache=True, layers=plan.layers,
+        consumer=lambda: RowSums(request, before, len(ids)))
     if forward.cache is None:
         return None
-    request = prefix_request(plan, before, len(ids), _like(forward))
     earlier = prefix.sums if prefix else None
     return Prefix(tuple(ids), forward.cache, tuple(_layers(forward, earlier, request, plan)))
 
@@ -71,11 +72,15 @@ def read_batch(
         row[: len(trace.ids) - start] = torch.tensor(trace.ids[start:])
     ids = ids.to(model.device)
     keep = total - min(t.prompt_length for t in traces) + 1
-    forward = captured_forward(model, ids, past=_past(prefix, len(traces)), keep_logits=keep,
-                               layers=plan.layers)
-    scores = [_scores(forward.logits[i], t, total) for i, t in enumerate(traces)]
     views = [View.of(t, plan.by_step) for t in traces]
-    request = request_rows(views, scores, plan, start, total, _like(forward))
+    like = _like(model)
+    # Unless token scores are averaged by the attention, it can be read while the model runs.
+    early = None if plan.attended else request_rows(views, (), plan, start, total, like)
+    forward = captured_forward(
+        model, ids, past=_past(prefix, len(traces)), keep_logits=keep, layers=plan.layers,
+        consumer=None if early is None else lambda: RowSums(early, start, total))
+    scores = [_scores(forward.logits[i], t, total) for i, t in enumerate(traces)]
+    request = early or request_rows(views, scores, plan, start, total, like)
     readings = _readings(views, scores, plan)
     for sums in _layers(forward, prefix.sums if prefix else None, request, plan):
         for own in readings:
@@ -99,13 +104,14 @@ def _layers(
     plan: ReadPlan,
 ) -> Iterator[LayerSums]:
     for i, attention in enumerate(attention_rows(forward, plan.layers)):
-        yield join(earlier[i] if earlier else None, reduce_rows(attention, request))
+        taken = cast(RowSums | None, forward.consumed.pop(attention.layer, None))
+        yield join(earlier[i] if earlier else None, reduce_rows(attention, request, taken))
 
 
-def _like(forward: CapturedForward) -> Tensor:
+def _like(model: Any) -> Tensor:
     """A tensor of the device and dtype that weights are read in."""
-    wide = torch.float64 if forward.logits.dtype == torch.float64 else torch.float32
-    return torch.empty(0, dtype=wide, device=forward.logits.device)
+    wide = torch.float64 if model.dtype == torch.float64 else torch.float32
+    return torch.empty(0, dtype=wide, device=model.device)
 
 
 def _past(prefix: Prefix | None, batch: int) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from validator.errors import ModelError
 from validator.types import AttentionRows, LayerAttention
 
-__all__ = ["LayerSums", "Request", "join", "reduce_rows"]
+__all__ = ["LayerSums", "Request", "RowSums", "join", "reduce_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,15 @@ class LayerSums:
     """(B, H, C, V) share of each row's attention on the keys asked for."""
 
 
-def reduce_rows(attention: LayerAttention, request: Request) -> LayerSums:
+def reduce_rows(
+    attention: LayerAttention, request: Request, taken: RowSums | None = None
+) -> LayerSums:
     """Reduce the attention of one layer.
+
+    Args:
+        attention: its blocks are read here.
+        request: what is wanted of it.
+        taken: sums over the blocks that came before; usually none, or all.
 
     Returns:
         LayerSums over the rows given alone: R tokens on the row axis, T on the key axis; the graph
@@ -73,7 +80,7 @@ def reduce_rows(attention: LayerAttention, request: Request) -> LayerSums:
         ModelError: attention weights or hidden states that are not finite, naming layer and head.
     """
     total = attention.start + attention.hidden.shape[1]
-    sums = _Sums(request, attention.start, total)
+    sums = RowSums(request, attention.start, total) if taken is None else taken
     for block in attention.blocks:
         sums.add(block)
     _require_finite(sums.columns, attention.layer)
@@ -89,7 +96,7 @@ def reduce_rows(attention: LayerAttention, request: Request) -> LayerSums:
     )
 
 
-class _Sums:
+class RowSums:
     """The running sums over the row blocks of one layer."""
 
     columns: Tensor
@@ -106,6 +113,7 @@ class _Sums:
         self.received: Tensor | None = None
 
     def add(self, block: AttentionRows) -> None:
+        """Take the next rows."""
         weights, entropy = _wide(block.weights), block.entropy
         if self.request.heads is not None:
             chosen = list(self.request.heads)
@@ -155,6 +163,7 @@ class _Sums:
             self.lookback.append(torch.stack(shares, -1))
 
     def attended_signals(self) -> Tensor:
+        """(B, H, C, S) of the rows so far."""
         if self.attended:
             return _joined(self.attended, -2)
         signals = self.request.signals

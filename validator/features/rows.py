@@ -68,6 +68,19 @@ class RowKernel:
         entropy = -weights.amax(-1).log() - scores.mul_(weights).sum(-1)
         return weights, entropy
 
+    def attend(self, weights: Tensor, value: Tensor) -> Tensor:
+        """(B, H, r, D) weighted values, of rows whose weights (B, H, r, K) were just formed.
+
+        Args:
+            weights: see :meth:`rows`.
+            value: (B, G, T, D).
+        """
+        batch, heads, rows, keys = weights.shape
+        groups, total, width = value.shape[1:]
+        shared = value.reshape(batch * groups, total, width)[:, :keys]
+        merged = weights.view(batch * groups, heads // groups * rows, keys)
+        return torch.bmm(merged, shared).view(batch, heads, rows, width)
+
     def _scores(self, first: int, last: int) -> Tensor:
         batch, heads, rows, width = self.query.shape
         groups, total = self.key.shape[1], self.key.shape[2]
