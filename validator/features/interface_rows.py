@@ -27,7 +27,7 @@ __all__ = ["NOT_SDPA", "BlockConsumer", "InterfaceCall", "output_in_blocks", "re
 
 BLOCK_BYTES = 2**21
 """Size of one block of attention rows of all heads: about what a processor's cache holds."""
-BLOCK_ROWS = 32
+BLOCK_ROWS = 64
 """Fewest rows of a block: products of fewer rows are slow, whatever their size."""
 DEVICE_BLOCK_BYTES = 2**28
 """Size of a block on other devices, which want large products."""

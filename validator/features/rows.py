@@ -15,6 +15,10 @@ from torch import Tensor
 
 __all__ = ["RowKernel"]
 
+ONE_BY_ONE_SCORES, ONE_BY_ONE_VALUES = 3072, 1024
+"""Keys from which on one product at a time, on all threads, is faster on a CPU than a batch of them,
+one thread each."""
+
 
 @dataclass
 class RowKernel:
@@ -79,7 +83,9 @@ class RowKernel:
         groups, total, width = value.shape[1:]
         shared = value.reshape(batch * groups, total, width)[:, :keys]
         merged = weights.view(batch * groups, heads // groups * rows, keys)
-        return torch.bmm(merged, shared).view(batch, heads, rows, width)
+        output = value.new_empty(*merged.shape[:2], width)
+        _product(merged, shared, output, keys >= ONE_BY_ONE_VALUES)
+        return output.view(batch, heads, rows, width)
 
     def _scores(self, first: int, last: int) -> Tensor:
         batch, heads, rows, width = self.query.shape
@@ -89,7 +95,7 @@ class RowKernel:
         query = self.query[:, :, first:last].reshape(*shape[:2], width) * self.scale
         key = self.key.reshape(batch * groups, total, width)[:, :visible]
         scores = self.scores[: shape[0] * shape[1] * visible].view(shape)
-        torch.bmm(query, key.transpose(1, 2), out=scores)
+        _product(query, key.transpose(1, 2), scores, visible >= ONE_BY_ONE_SCORES)
         return scores.view(batch, heads, count, visible)
 
     def _mask(self, scores: Tensor, first: int) -> None:
@@ -105,3 +111,12 @@ class RowKernel:
             scores.masked_fill_(~part, lowest)
         else:
             scores += part.clamp_min(lowest)
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor, one_by_one: bool) -> None:
+    """out = a b, of a batch of matrices."""
+    if one_by_one and a.device.type == "cpu":
+        for left, right, target in zip(a, b, out, strict=True):
+            torch.mm(left, right, out=target)
+    else:
+        torch.bmm(a, b, out=out)
