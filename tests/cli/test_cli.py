@@ -214,3 +214,45 @@ def test_errors_keep_square_brackets(
     code, _, err = run(capsys, "train", tmp_path / "[x].parquet", "-o", tmp_path / "a")
     assert code == 1
     assert "[x].parquet" in err
+
+
+def test_a_second_extraction_computes_nothing(
+    folder: Path, trace_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("extract", trace_file, "--model", folder, "--limit", 8, "--store",
+                 tmp_path / "store", "--json", "-o")
+    first = json.loads(run(capsys, *arguments, tmp_path / "a.parquet")[1])
+    second = json.loads(run(capsys, *arguments, tmp_path / "b.parquet")[1])
+    assert (first["rows_from_store"], second["rows_from_store"]) == (0, 8)
+    assert first["batches_computed"] > second["batches_computed"] == 0
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_a_store_that_cannot_be_written_is_exit_1(
+    folder: Path, trace_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    store.write_text("not a folder")
+    code, _, err = run(capsys, "extract", trace_file, "--model", folder, "--limit", 8, "--store",
+                       store, "-o", tmp_path / "f.parquet")
+    assert code == 1
+    assert "store" in err
+    assert not (tmp_path / "f.parquet").exists()
+
+
+def test_the_solver_is_named_and_warnings_are_sentences(
+    folder: Path, trace_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("validator.features.solvers.LONG_NODES", 1)
+    monkeypatch.setattr("validator.features.solvers.LONG_SECONDS", 0.0)
+    code, out, err = run(capsys, "extract", trace_file, "--model", folder, "--limit", 4,
+                         "--no-store", "-o", tmp_path / "f.parquet", "--json")
+    assert code == 0
+    assert json.loads(out)["solver"] == "exact"
+    assert "warning: trace" in err
+    assert ".py" not in err
+    code, out, _ = run(capsys, "extract", trace_file, "--model", folder, "--limit", 4, "--solver",
+                       "lanczos", "--no-store", "-o", tmp_path / "f.parquet", "--json")
+    assert json.loads(out)["solver"].startswith("lanczos(probes=8")
+    assert json.loads(out)["solver_beyond_tolerance"] == 0

@@ -16,8 +16,8 @@ from torch import Tensor
 __all__ = ["RowKernel"]
 
 ONE_BY_ONE_SCORES, ONE_BY_ONE_VALUES = 3072, 1024
-"""Keys from which on one product at a time, on all threads, is faster on a CPU than a batch of them,
-one thread each."""
+"""Keys from which on a CPU is faster with one product at a time, on all threads, than with a batch
+of them, one thread each."""
 
 
 @dataclass
