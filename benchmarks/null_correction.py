@@ -142,7 +142,7 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _progress(done: int, total: int) -> None:
-    print(f"\r{done} of {total} traces", end="", flush=True)
+    print(f"\r{done} of {total} traces", end="" if done < total else "\n", flush=True)
 
 
 def _arguments() -> argparse.Namespace:

@@ -61,6 +61,8 @@ class CapturedForward:
     """True layer index -> input hidden states (B, R, D), of the same layers."""
     logits: Tensor
     """(B, K, V) next-token logits of the last K tokens."""
+    final: Tensor
+    """(B, R, D) the last hidden states."""
     consumed: Consumers
     """Layers whose attention was taken while the model ran: they have no blocks left."""
     cache: Any
@@ -100,8 +102,8 @@ def captured_forward(
     _require_layers(layers, seen, model)
     hidden = _hidden_states(model, output, [call.layer for call in calls], ids)
     cache = _shareable(getattr(output, "past_key_values", None)) if keep_cache else None
-    return CapturedForward(calls, start, hidden, output.logits[:, -keep_logits:], consumed,
-                           cache)
+    return CapturedForward(calls, start, hidden, output.logits[:, -keep_logits:],
+                           output.hidden_states[-1], consumed, cache)
 
 
 def _run(

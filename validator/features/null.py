@@ -54,7 +54,8 @@ def content_free_attention(kind: str, first: int, last: int, heads: int, draw: i
 
     Args:
         kind: ``uniform`` or ``recency``.
-        first, last: rows and keys first..last-1 are returned; earlier keys take their share.
+        first: first row and key returned; earlier keys take their share.
+        last: the one after the last.
         heads: number of heads, at least 1.
         draw: the seed.
 

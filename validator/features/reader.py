@@ -12,6 +12,7 @@ from torch import Tensor
 
 from validator.features.attention import CapturedForward, attention_rows, captured_forward
 from validator.features.encoding import EncodedTrace
+from validator.features.head import plain_head, scores_from_hidden
 from validator.features.plan import ReadPlan, View, prefix_request, request_rows
 from validator.features.reading import Reading, TraceFeatures
 from validator.features.reduction import LayerSums, Request, RowSums, join, reduce_rows
@@ -71,7 +72,8 @@ def read_batch(
     for row, trace in zip(ids, traces, strict=True):
         row[: len(trace.ids) - start] = torch.tensor(trace.ids[start:])
     ids = ids.to(model.device)
-    keep = total - min(t.prompt_length for t in traces) + 1
+    head = plain_head(model)
+    keep = 1 if head is not None else total - min(t.prompt_length for t in traces) + 1
     views = [View.of(t, plan.by_step) for t in traces]
     like = _like(model)
     # Unless token scores are averaged by the attention, it can be read while the model runs.
@@ -79,7 +81,7 @@ def read_batch(
     forward = captured_forward(
         model, ids, past=_past(prefix, len(traces)), keep_logits=keep, layers=plan.layers,
         consumer=None if early is None else lambda: RowSums(early, start, total))
-    scores = [_scores(forward.logits[i], t, total) for i, t in enumerate(traces)]
+    scores = [_scores(forward, head, i, t, total) for i, t in enumerate(traces)]
     request = early or request_rows(views, scores, plan, start, total, like)
     readings = _readings(views, scores, plan)
     for sums in _layers(forward, prefix.sums if prefix else None, request, plan):
@@ -122,8 +124,15 @@ def _past(prefix: Prefix | None, batch: int) -> Any:
     return cache
 
 
-def _scores(logits: Tensor, trace: EncodedTrace, total: int) -> TokenScores:
-    """Scores of the completion's tokens from the logits of the last positions of ``total``."""
-    first = trace.prompt_length - 1 - (total - logits.shape[0])
-    targets = torch.tensor(trace.ids[trace.prompt_length :], device=logits.device)
-    return token_scores(logits[first : first + len(targets)], targets)
+def _scores(
+    forward: CapturedForward, head: torch.nn.Module | None, row: int, trace: EncodedTrace,
+    total: int,
+) -> TokenScores:
+    """Scores of the completion's tokens, each from what the model made of the token before it."""
+    made_of = forward.logits[row] if head is None else forward.final[row]
+    first = trace.prompt_length - 1 - (total - made_of.shape[0])
+    targets = torch.tensor(trace.ids[trace.prompt_length :], device=made_of.device)
+    made_of = made_of[first : first + len(targets)]
+    if head is None:
+        return token_scores(made_of, targets)
+    return scores_from_hidden(head, made_of, targets)
