@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from validator.classifier import ValidityClassifier
 from validator.errors import LabelError, ParameterError
 from validator.metrics import auroc
-from validator.training.splits import problem_folds
+from validator.splits import problem_folds
 
 KINDS = ["logistic", "xgboost", "mlp"]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from validator.errors import LabelError, ParameterError
-from validator.training.splits import problem_folds
+from validator.splits import problem_folds
 
 
 @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(6, 30), st.integers(1, 6))

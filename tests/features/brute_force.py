@@ -86,6 +86,10 @@ class Oracle:
         descriptor, layer = parts[0], int(parts[1][5:])
         graph, *options = parts[2].split("+")
         signal = parts[4] if len(parts) > 4 else ""
+        if graph == "residual":
+            states = self.hidden[layer][tokens]
+            pooled = states.mean(0) if descriptor.startswith("state_mean") else states[-1]
+            return float(pooled[int(descriptor.split("_d")[-1])])
         A = self.attention[layer]
         A = A.mean(0) if graph == "head_mean" else A[int(graph[4:])]
         head = self._head(descriptor, A, tokens, signal)

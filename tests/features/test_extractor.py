@@ -28,6 +28,7 @@ from validator.errors import (
     TraceError,
 )
 from validator.features.extractor import SpectralFeatureExtractor
+from validator.features.featureset import FeatureSet, StateFeatures
 from validator.types import FeatureMatrix, Trace
 
 LONG_PROMPT = "Q: two and two make four, and so do three and one.\nA:"
@@ -47,9 +48,14 @@ STEPPED = Trace("s", "p", "Q: hello there.\nA:", " 3 + 4 = 7. So it is 7, and th
                 steps=((0, 12), (12, 23), (23, 36)), step_labels=(1, 1, 0))
 
 
-@pytest.mark.parametrize("name", ["default", "fast", "paper", "lapeigvals", "full"])
+STATES = FeatureSet("states", 1, states=StateFeatures(("whole", "completion", "last"),
+                                                      ("mean", "last")))
+
+
+@pytest.mark.parametrize(
+    "name", ["default", "fast", "paper", "lapeigvals", "full", "fast+probe", STATES])
 def test_every_column_equals_the_brute_force_one(
-    name: str, tiny: Any, make_tiny: Callable[..., Any]
+    name: str | FeatureSet, tiny: Any, make_tiny: Callable[..., Any]
 ) -> None:
     """All but the null-corrected ones, which test_null.py is about."""
     pair = (make_tiny().double(), tiny[1])

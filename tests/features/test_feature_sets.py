@@ -46,6 +46,20 @@ def test_own_files_have_a_digest_in_their_name(tmp_path: Path) -> None:
     assert load_feature_set(first) == a
 
 
+@pytest.mark.parametrize("source", ["default+probe", "mine.yaml+probe"])
+def test_the_probe_adds_hidden_states_to_any_set(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(OWN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    found, plain = load_feature_set(source), load_feature_set(source.removesuffix("+probe"))
+    assert found.states is not None
+    assert replace(found, name=plain.name, states=None) == plain
+    assert found.name == plain.name + "+probe"
+    assert load_feature_set(found) == found
+    assert load_feature_set(replace(found, last_tokens=8)).name != found.name
+
+
 def test_a_changed_shipped_set_does_not_keep_its_name() -> None:
     changed = replace(load_feature_set("default"), last_tokens=16)
     assert load_feature_set(changed).name.startswith("default@")

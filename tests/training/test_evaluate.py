@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def synthetic(signal: float, seed: int = 0, problems: int = 60, n: int = 6) -> F
 def test_planted_signal_is_found_and_the_increment_is_positive() -> None:
     comparison = compare(cross_validate(synthetic(1.5), ValidityClassifier(C=0.1), n_splits=5))
     rows = {r.key: r for r in comparison.rows}
-    assert set(rows) == set(FAMILIES)
+    assert set(rows) == set(FAMILIES) - {"probe"}
     assert rows["learned"].auroc.estimate > 0.75
     assert rows["single"].auroc.estimate > 0.75
     assert rows["length+logprob"].auroc.high < 0.6  # lengths are random here
@@ -51,6 +52,34 @@ def test_planted_signal_is_found_and_the_increment_is_positive() -> None:
     assert comparison.verdict.startswith("Here spectra add information beyond length + log-prob")
     assert comparison.facts["single_columns"] == {NAMES[len(BASELINES)]: 5}
     assert comparison.choosing["oracle"].estimate > comparison.choosing["first answer"].estimate
+
+
+def with_states(features: FeatureMatrix, signal: float) -> FeatureMatrix:
+    """The same beside hidden states of which the first coordinate carries the label."""
+    states = np.random.default_rng(1).normal(size=(len(features), 4)).astype(np.float32)
+    states[:, 0] += signal * features.labels
+    names = [str(Column("state_mean", 0, None, "completion", "", d, "d")) for d in range(4)]
+    return dataclasses.replace(
+        features, values=np.hstack([features.values, states]), names=(*features.names, *names),
+        provenance=Provenance("m", "r", "default+probe", 1))
+
+
+def test_hidden_states_are_read_by_the_probe_alone(tmp_path: Path) -> None:
+    plain = synthetic(1.0)
+    probed = with_states(plain, 4.0)
+    alone, beside = (cross_validate(f, ValidityClassifier(C=0.1), n_splits=5)
+                     for f in (plain, probed))
+    assert set(beside.scores) - set(alone.scores) == {"probe"}
+    for key, values in alone.scores.items():
+        np.testing.assert_array_equal(beside.scores[key], values)
+    rows = {r.key: r.name for r in compare(beside).rows}
+    assert rows["probe"] == "hidden-state probe"
+    assert roc_auc_score(plain.labels, beside.scores["probe"]) > 0.98
+    run = train(probed, ValidityClassifier(C=0.1), tmp_path / "a", n_splits=5)
+    artifact = load_artifact(run.artifact)
+    assert artifact.provenance.feature_set == "default"
+    np.testing.assert_array_equal(
+        artifact_scores(artifact, plain), artifact_scores(artifact, probed))
 
 
 def test_shuffled_labels_give_nothing() -> None:
@@ -74,7 +103,7 @@ def test_every_row_is_scored_out_of_fold_as_by_hand() -> None:
     features = synthetic(1.0)
     oof = cross_validate(features, ValidityClassifier(C=0.1), n_splits=5)
     columns = column_families(features.names)["learned"]
-    from validator.training.splits import problem_folds
+    from validator.splits import problem_folds
 
     by_hand = np.full(len(features.traces), np.nan)
     for fit, test in problem_folds(features.problem_ids, features.labels, 5, 0):

@@ -30,7 +30,8 @@ def register(subparsers: Any) -> None:
                         help="known name, hub id or folder (default: smollm2-135m-instruct)")
     parser.add_argument("--features", default="default", metavar="SET",
                         help=f"feature set: {', '.join(names('features'))}, or a .yaml file of "
-                             "your own (default: default)")
+                             "your own; SET+probe adds the hidden states that the probe baseline "
+                             "is fitted to (default: default)")
     parser.add_argument("--solver", default="exact", choices=SOLVERS,
                         help="exact, or lanczos for long traces (default: exact)")
     parser.add_argument("--layers", type=_indices, metavar="0,7,15",

@@ -14,9 +14,17 @@ import yaml
 
 from validator.configs.loading import names, read_yaml
 from validator.errors import FeatureMismatchError
-from validator.features.featureset import FeatureSet, GraphFeatures, HeadFeatures
+from validator.features.featureset import (
+    FeatureSet,
+    GraphFeatures,
+    HeadFeatures,
+    StateFeatures,
+)
 
-__all__ = ["load_feature_set"]
+__all__ = ["PROBE", "load_feature_set", "without_probe"]
+
+PROBE = "+probe"
+"""What a name ends in to have the hidden states for the probe baseline beside the set's columns."""
 
 
 def load_feature_set(source: str | Path | FeatureSet) -> FeatureSet:
@@ -27,13 +35,16 @@ def load_feature_set(source: str | Path | FeatureSet) -> FeatureSet:
 
     Args:
         source: a name, see ``validator extract --help``; a path that ends in ``.yaml``, with the
-            keys of :class:`FeatureSet`; or a set.
+            keys of :class:`FeatureSet`; either followed by ``+probe``; or a set.
 
     Raises:
         FeatureMismatchError: there is no such set or file, or it has an unknown key or value.
     """
     if isinstance(source, FeatureSet):
         return _marked(source)
+    if str(source).endswith(PROBE):
+        plain = load_feature_set(str(source).removesuffix(PROBE))
+        return plain if plain.states else _with_probe(plain)
     if str(source).endswith((".yaml", ".yml")):
         return _marked(_from_file(Path(source)))
     known = names("features")
@@ -44,6 +55,11 @@ def load_feature_set(source: str | Path | FeatureSet) -> FeatureSet:
             f"unknown feature set {str(source)!r}; known: {', '.join(known)}; or give a path that "
             f"ends in .yaml.{hint}")
     return _parsed(read_yaml(f"features/{source}.yaml"), str(source))
+
+
+def without_probe(name: str) -> str:
+    """The name of the set that has the same columns but for hidden states."""
+    return name.removesuffix(PROBE)
 
 
 def _from_file(path: Path) -> FeatureSet:
@@ -58,6 +74,9 @@ def _from_file(path: Path) -> FeatureSet:
 
 def _marked(features: FeatureSet) -> FeatureSet:
     """The set with its digest in its name, unless it is one that ships."""
+    if features.name.endswith(PROBE) and features.states == StateFeatures():
+        return _with_probe(_marked(replace(features, name=without_probe(features.name),
+                                           states=None)))
     name = features.name.partition("@")[0]
     plain = replace(features, name=name)
     if name in names("features") and plain == load_feature_set(name):
@@ -66,9 +85,15 @@ def _marked(features: FeatureSet) -> FeatureSet:
     return replace(plain, name=f"{name}@{hashlib.sha256(content).hexdigest()[:8]}")
 
 
+def _with_probe(plain: FeatureSet) -> FeatureSet:
+    return replace(plain, name=plain.name + PROBE, states=StateFeatures())
+
+
 def _parsed(raw: dict[str, Any], source: str) -> FeatureSet:
-    heads, graphs = raw.get("heads"), raw.get("graphs") or ()
+    heads, graphs, states = raw.get("heads"), raw.get("graphs") or (), raw.get("states")
     given = raw | {
+        "states": None if states is None else StateFeatures(
+            **_settings(states, StateFeatures, source)),
         "heads": None if heads is None else HeadFeatures(**_settings(heads, HeadFeatures, source)),
         "graphs": tuple(GraphFeatures(**_settings(g, GraphFeatures, source)) for g in graphs),
     }

@@ -12,7 +12,7 @@ from validator.errors import FeatureMismatchError
 
 __all__ = [
     "GRAPH_DESCRIPTORS", "HEAD_DESCRIPTORS", "NULLS", "SIGNALS", "SPANS", "TOKEN_SIGNALS",
-    "FeatureSet", "GraphFeatures", "HeadFeatures",
+    "FeatureSet", "GraphFeatures", "HeadFeatures", "StateFeatures",
 ]
 
 SPANS = ("whole", "prompt", "completion", "completion_from_prompt", "step", "last")
@@ -111,6 +111,22 @@ class HeadFeatures:
 
 
 @dataclass(frozen=True, slots=True)
+class StateFeatures:
+    """The hidden states that enter each layer, pooled: what the probe baseline is fitted to.
+
+    They are no spectra, and neither the learned score nor any other reads them.
+    """
+
+    spans: tuple[str, ...] = ("completion",)
+    pools: tuple[str, ...] = ("mean",)
+    """``mean`` over the span's tokens, ``last`` token."""
+
+    def __post_init__(self) -> None:
+        _known(self.spans, ("whole", "prompt", "completion", "last"), "span of hidden states")
+        _known(self.pools, ("mean", "last"), "pool")
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureSet:
     """Which columns are computed; the fields are the keys of its YAML file.
 
@@ -121,20 +137,23 @@ class FeatureSet:
     version: int
     heads: HeadFeatures | None = None
     graphs: tuple[GraphFeatures, ...] = ()
+    states: StateFeatures | None = None
     last_tokens: int = 32
     """Tokens of the span ``last``; all of a shorter completion."""
 
     def __post_init__(self) -> None:
-        if self.heads is None and not self.graphs:
-            raise FeatureMismatchError(f"feature set {self.name!r} has neither heads nor graphs")
+        if self.heads is None and not self.graphs and self.states is None:
+            raise FeatureMismatchError(
+                f"feature set {self.name!r} has neither heads nor graphs nor states")
         if self.last_tokens < 3:
             raise FeatureMismatchError("last_tokens must be 3 or more")
 
     @property
     def spans(self) -> tuple[str, ...]:
         """Every span some column is about."""
-        found = [*(self.heads.spans if self.heads else ()), *(s for g in self.graphs
-                                                             for s in g.spans)]
+        found = [*(self.heads.spans if self.heads else ()),
+                 *(s for g in self.graphs for s in g.spans),
+                 *(self.states.spans if self.states else ())]
         return tuple(s for s in SPANS if s in found)
 
     @property

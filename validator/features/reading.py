@@ -14,6 +14,7 @@ from validator.errors import FeatureMismatchError
 from validator.features.blocks import Block, block_names, deltas, stack_layers, z_scores
 from validator.features.describe_graphs import GraphReading, graph_blocks
 from validator.features.describe_heads import HeadReading, head_blocks
+from validator.features.describe_states import pooled_states, state_blocks
 from validator.features.featureset import TOKEN_SIGNALS
 from validator.features.null import content_free_attention
 from validator.features.plan import ReadPlan, View, request_rows, token_signal
@@ -52,6 +53,7 @@ class Reading:
     layers: list[int] = field(default_factory=list)
     heads: list[HeadReading] = field(default_factory=list)
     graphs: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
     held: int = 0
     head_count: int = 1
     chunks: list[list[list[Block]]] = field(default_factory=list)
@@ -66,6 +68,9 @@ class Reading:
         self.head_count = sums.self_attention.shape[1]
         if self.plan.features.heads is not None:
             self.heads.append(self._head_reading(sums))
+        if self.plan.features.states is not None:
+            hidden = sums.hidden[self.position[0], : self.view.end]
+            self.states.append(pooled_states(hidden, self.spans, self.plan.features.states))
         if sums.graph is not None:
             i, end = self.position[0], self.view.end
             size = end - (sums.hidden.shape[1] - sums.graph.shape[-1])
@@ -84,6 +89,8 @@ class Reading:
             blocks += _with_deltas(stack_layers(parts), entry.deltas)
         if self.plan.features.heads is not None:
             blocks += self._head_blocks()
+        if self.plan.features.states is not None:
+            blocks += state_blocks(self.states, self.plan.features)
         blocks = list({b.column: b for b in reversed(blocks)}.values())[::-1]  # first of its name
         first = self.view.border - self.view.trace.prompt_length
         own = self.scores.part(first, first + self.view.end - self.view.border)

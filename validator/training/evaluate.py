@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from validator.audit import BestSingleColumn, SurfaceBaseline, surface_texts
 from validator.classifier import ValidityClassifier
 from validator.columns import Column
-from validator.training.splits import problem_folds
+from validator.splits import problem_folds
 from validator.types import FeatureMatrix, Progress
 
 __all__ = ["FAMILIES", "CrossValidated", "column_families", "cross_validate"]
@@ -32,12 +32,14 @@ FAMILIES = {
     "single": "best single graph feature",
     "spectra": "attention spectra",
     "learned": "spectra + token signals",
+    "probe": "hidden-state probe",
     "length+logprob": "length + log-prob",
     "length+logprob+learned": "length + log-prob + spectra",
     "baselines": "length + log-prob + surface",
     "baselines+learned": "all three + spectra",
 }
-"""Every score of the comparison and its name in tables; ``learned`` is the classifier's score."""
+"""Every score of the comparison and its name in tables; ``learned`` is the classifier's score.
+``probe`` is there where the features hold hidden states (``--features default+probe``)."""
 
 _STACKS = {
     "length+logprob+learned": ("learned",),
@@ -66,15 +68,17 @@ def column_families(names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     """Indices of the columns that are ``baselines``, graph ``spectra``, or ``learned`` from.
 
     ``spectra`` are descriptors of the attention graph, hidden states as signal included;
-    ``learned`` adds the columns whose signal is a token's surprisal or entropy.
+    ``learned`` adds the columns whose signal is a token's surprisal or entropy; ``probe`` are the
+    hidden states themselves, empty unless the feature set was asked for them.
     """
     columns = [Column.parse(n) for n in names]
-    graph = [not c.is_baseline for c in columns]
-    bare = [not c.is_baseline and c.signal in ("", "hidden") for c in columns]
+    graph = [not c.is_baseline and not c.is_state for c in columns]
+    bare = [g and c.signal in ("", "hidden") for g, c in zip(graph, columns, strict=True)]
     return {
-        "baselines": np.flatnonzero(~np.array(graph)),
+        "baselines": np.flatnonzero([c.is_baseline for c in columns]),
         "spectra": np.flatnonzero(bare),
         "learned": np.flatnonzero(graph),
+        "probe": np.flatnonzero([c.is_state for c in columns]),
     }
 
 
@@ -107,11 +111,11 @@ def cross_validate(
         LabelError: unlabelled traces, one class only, or too few problems.
     """
     y = features.labels
-    scores = {key: np.full(len(y), np.nan) for key in FAMILIES}
+    parts = _parts(features, classifier, learned)
+    scores = {key: np.full(len(y), np.nan) for key in FAMILIES if key in parts or key != "probe"}
     baselines = features.select([str(Column(b)) for b in TOKEN_BASELINES])
     scores["length"] = baselines[:, 0].astype(np.float64)
     scores["logprob"] = baselines[:, 1].astype(np.float64)
-    parts = _parts(features, classifier, learned)
     chosen: list[str] = []
     folds = problem_folds(features.problem_ids, y, n_splits, seed)
     for i, (train, test) in enumerate(folds):
@@ -141,16 +145,19 @@ def _parts(
         model = SurfaceBaseline().fit([texts[i] for i in train], y[train])
         return model.decision_function([texts[i] for i in test])
 
-    def spectral(family: str) -> Part:
+    def fitted(family: str, kind: ValidityClassifier) -> Part:
         X = features.values[:, families[family]]
 
         def part(train: Rows, test: Rows) -> Scores:
-            model = clone(classifier).fit(X[train], y[train], groups=features.problem_ids[train])
+            model = clone(kind).fit(X[train], y[train], groups=features.problem_ids[train])
             return np.asarray(model.decision_function(X[test]), dtype=np.float64)
 
         return part
 
-    parts = {"surface": surface, "spectra": spectral("spectra"), "learned": spectral("learned")}
+    parts = {"surface": surface, "spectra": fitted("spectra", classifier),
+             "learned": fitted("learned", classifier)}
+    if families["probe"].size:
+        parts["probe"] = fitted("probe", ValidityClassifier("logistic"))
     if given is not None:
         parts["learned"] = lambda _, test: np.asarray(given, dtype=np.float64)[test]
     return parts
@@ -183,7 +190,7 @@ def _best_single(features: FeatureMatrix, train: Rows) -> tuple[int, Callable[[R
     where = [
         i for i, name in enumerate(features.names)
         if (c := Column.parse(name)).layer is not None and c.head is None
-        and c.signal in ("", "hidden")
+        and c.signal in ("", "hidden") and not c.is_state
     ]
     X = features.values[:, where]
     model = BestSingleColumn().fit(X[train], features.labels[train])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from sklearn.base import clone
 
 from validator.classifier import Artifact, ValidityClassifier, save_artifact
 from validator.errors import FeatureMismatchError, LabelError
+from validator.features.feature_set_files import without_probe
 from validator.training.comparison import Comparison, compare
 from validator.training.evaluate import CrossValidated, column_families, cross_validate
-from validator.types import FeatureMatrix, Progress
+from validator.types import FeatureMatrix, Progress, Provenance
 
 __all__ = ["TrainingRun", "artifact_scores", "train", "unseen_rows"]
 
@@ -66,12 +67,17 @@ def train(
         "evaluation": comparison.to_json(),
         "training_problems": sorted(set(features.problem_ids.tolist())),
     }
-    save_artifact(output, fitted, features.provenance, names, notes)
+    save_artifact(output, fitted, _read_by_artifact(features.provenance), names, notes)
     return TrainingRun(output, oof, comparison)
 
 
+def _read_by_artifact(provenance: Provenance) -> Provenance:
+    """An artifact reads no hidden states, so features without them serve it as well."""
+    return replace(provenance, feature_set=without_probe(provenance.feature_set))
+
+
 def learned_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The columns the learned score reads: all that are not baselines."""
+    """The columns the learned score reads: all but baselines and hidden states."""
     return tuple(names[i] for i in column_families(names)["learned"])
 
 
@@ -81,7 +87,8 @@ def artifact_scores(artifact: Artifact, features: FeatureMatrix) -> NDArray[np.f
     Raises:
         FeatureMismatchError: features of another model, revision, feature set or version.
     """
-    artifact.provenance.require_equal(features.provenance, "features for this artifact")
+    artifact.provenance.require_equal(
+        _read_by_artifact(features.provenance), "features for this artifact")
     values = features.select(artifact.feature_names)
     return np.asarray(artifact.classifier.decision_function(values), dtype=np.float64)
 
