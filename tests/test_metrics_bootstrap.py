@@ -22,6 +22,7 @@ from validator.metrics import (
     mean_statistic,
     paired_difference,
     row_statistic,
+    stratified_statistic,
     within_problem_auroc,
     within_problem_statistic,
 )
@@ -92,6 +93,19 @@ def test_length_matched_auroc_of_every_resample_keeps_the_bins_of_the_data(data)
     for value, counts in zip(statistic(resampler.counts), resampler.counts, strict=True):
         rows, _ = drawn_rows(resampler, groups, counts)
         y, s, b = labels[rows], scores[rows], where[rows]
+        pair = (y[:, None] == 1) & (y == 0) & (b[:, None] == b)
+        wins = (s[:, None] > s) + 0.5 * (s[:, None] == s)
+        assert value == pytest.approx(wins[pair].mean())
+
+
+def test_stratified_auroc_counts_pairs_of_one_stratum(data):
+    labels, scores, groups = data
+    strata = np.random.default_rng(5).choice(["a", "b", "c"], labels.size)
+    resampler = Resampler(groups, n_resamples=25)
+    statistic = stratified_statistic(labels, scores, strata, resampler)
+    for value, counts in zip(statistic(resampler.counts), resampler.counts, strict=True):
+        rows, _ = drawn_rows(resampler, groups, counts)
+        y, s, b = labels[rows], scores[rows], strata[rows]
         pair = (y[:, None] == 1) & (y == 0) & (b[:, None] == b)
         wins = (s[:, None] > s) + 0.5 * (s[:, None] == s)
         assert value == pytest.approx(wins[pair].mean())

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from validator.classifier.importance import FeatureImportance
 from validator.report import write_report
+from validator.report.heatmap import EffectGrid
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -28,6 +30,12 @@ class Balance(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+
+GRID = EffectGrid(("fiedler_value whole (head-mean)", "hfer_c0.5 whole hidden (head-mean)"),
+                  (0, 1, 5), np.array([[0.5, -0.2, np.nan], [0.1, 0.0, -1.0]]),
+                  np.array([[True, False, False], [False, False, True]]))
+IMPORTANT = [FeatureImportance("hfer_c0.5__layer3__head_mean__whole__hidden", 0.1234, -0.5)]
 
 
 def interval(value: float) -> dict[str, float]:
@@ -59,7 +67,7 @@ def test_page_is_self_contained_and_holds_the_numbers(repeated: bool, tmp_path: 
     scores = {row["key"]: rng.normal(size=40) for row in given["rows"]}
     path = tmp_path / "sub" / "r.html"
     write_report(path, given, scores, labels, rng.integers(5, 20, 40), title="A <title>",
-                 command="validator x")
+                 command="validator x", grid=GRID if repeated else None, important=IMPORTANT)
     page = path.read_text()
     Balance().feed(page)
     outside = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
@@ -68,7 +76,9 @@ def test_page_is_self_contained_and_holds_the_numbers(repeated: bool, tmp_path: 
     assert "It adds &amp; it holds." in page
     assert "spectra over &lt;length&gt;" in page
     assert "0.700" in page
-    assert page.count("<svg") == (5 if repeated else 4)
+    assert "hfer_c0.5__layer3" in page
+    assert ("Where the difference lies" in page) is repeated
+    assert page.count("<svg") == (7 if repeated else 5)
     assert page.count('role="img"') == page.count("<svg")
 
 

@@ -14,17 +14,20 @@ if TYPE_CHECKING:
     from validator.errors import ValidatorError
     from validator.features.extractor import SpectralFeatureExtractor
     from validator.features.table import read_features, write_features
+    from validator.scoring import Validator
     from validator.training.comparison import compare
     from validator.training.datasets import load_traces, write_traces
     from validator.training.evaluate import cross_validate
-    from validator.types import FeatureMatrix, Trace
+    from validator.types import FeatureMatrix, Trace, ValidityScore
 
 __all__ = [
     "FeatureMatrix",
     "SpectralFeatureExtractor",
     "Trace",
+    "Validator",
     "ValidatorError",
     "ValidityClassifier",
+    "ValidityScore",
     "compare",
     "cross_validate",
     "load_artifact",
@@ -41,8 +44,10 @@ _HOMES = {
     "FeatureMatrix": "types",
     "SpectralFeatureExtractor": "features.extractor",
     "Trace": "types",
+    "Validator": "scoring",
     "ValidatorError": "errors",
     "ValidityClassifier": "classifier",
+    "ValidityScore": "types",
     "compare": "training.comparison",
     "cross_validate": "training.evaluate",
     "load_artifact": "classifier",

@@ -32,8 +32,8 @@ STATES = ("state_mean", "state_last")
 
 _GRAPH = re.compile(r"(?:residual|head_mean|head(\d+))((?:\+[a-z_]+[0-9.]*)*)")
 _PARAMETER = re.compile(r"(.+)_([a-z])(\d+(?:\.\d+)?)")
-_EXPECTED = ("descriptor__layer<i>__head<i>|head_mean|residual[+option]__span[__signal][__transform] nor "
-             "name__baseline")
+_EXPECTED = ("descriptor__layer<i>__head<i>|head_mean|residual[+option]__span[__signal]"
+             "[__transform] nor name__baseline")
 
 
 @dataclass(frozen=True, slots=True)

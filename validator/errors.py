@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "ArtifactError",
+    "CalibrationWarning",
     "ContextLengthError",
     "DamagedShardError",
     "FeatureMismatchError",
@@ -101,3 +102,7 @@ class DamagedShardError(StoreError):
 
 class StoreWarning(ValidatorWarning):
     """Rows of a feature store that are gone, or that were computed twice with different values."""
+
+
+class CalibrationWarning(ValidatorWarning):
+    """Margins that do not rank unseen traces, so that calibration gives all the same P(valid)."""

@@ -24,6 +24,7 @@ __all__ = [
     "Spectrum",
     "Status",
     "Trace",
+    "ValidityScore",
 ]
 
 Progress = Callable[[int, int], None]
@@ -229,3 +230,21 @@ class FeatureMatrix:
         if missing:
             raise FeatureMismatchError(f"{len(missing)} columns are missing, first: {missing[0]!r}")
         return self.values[:, [where[n] for n in names]]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidityScore:
+    """What is said of one trace."""
+
+    trace_id: str
+    unsupervised: Mapping[str, float]
+    """Scores that need no label, by name; higher means more valid, each on a scale of its own."""
+    learned: float | None = None
+    """P(valid) in (0, 1); None without a classifier for this model and feature set."""
+    interval: tuple[float, float] | None = None
+    """Venn-Abers bounds (p0, p1) of P(valid): two calibrated answers, one if the trace is invalid
+    and one if it is valid; far apart where little like it was seen. None without calibration."""
+    steps: tuple[float, ...] | None = None
+    """P(valid) of each step, where the classifier was trained on steps."""
+    nan_reason: str | None = None
+    """Why some feature of the trace is undefined, e.g. a completion of two tokens."""

@@ -39,9 +39,13 @@ class Design:
     components: Array | None
     """(K, D) orthonormal rows, by descending variance; None to keep the D columns."""
 
+    def standardise(self, X: Array) -> Array:
+        """(N, F) features, NaN allowed -> (N, D) columns, finite."""
+        return np.asarray((_fill(X, self.median, self.gaps) - self.center) / self.scale)
+
     def transform(self, X: Array) -> Array:
         """(N, F) features, NaN allowed -> (N, D) columns or (N, K) components, finite."""
-        Z = (_fill(X, self.median, self.gaps) - self.center) / self.scale
+        Z = self.standardise(X)
         return Z if self.components is None else np.asarray(Z @ self.components.T)
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from validator.classifier.boosting import BoostedHead, fit_boosted
-from validator.classifier.design import Design, fit_design
-from validator.classifier.logistic import LinearHead, fit_linear
-from validator.classifier.network import NetworkHead, fit_network
-from validator.errors import LabelError, ParameterError
+from validator.classifier.boosting import Labelled, best_tree_count, fit_boosted, thread_count
+from validator.classifier.calibration import METHODS, Calibrator, fit_calibrator
+from validator.classifier.crossfit import Fold, inner_folds, out_of_fold
+from validator.classifier.logistic import fit_linear
+from validator.classifier.model import Head, Inputs, fit_inputs
+from validator.classifier.network import fit_network
+from validator.classifier.targets import (
+    TrainingRows,
+    binary_target,
+    class_factors,
+    require,
+    sample_weights,
+)
 from validator.metrics.inputs import as_groups
 
 __all__ = ["DEFAULTS", "KINDS", "ValidityClassifier"]
@@ -46,7 +53,8 @@ class ValidityClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     without gaps in training is the median alone. The classes are binary; the positive class is the
     larger label, ``classes_[1]``: 1, valid.
 
-    A hyperparameter left None takes the kind's value in brackets; those of other kinds are ignored.
+    Hyperparameters left None take the kind's value in brackets; other kinds' are ignored. What is
+    chosen inside ``fit`` is chosen on inner folds that never cut a problem.
 
     Parameters
     ----------
@@ -56,19 +64,32 @@ class ValidityClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     max_iter : int, logistic [100] and mlp [1000].
     n_estimators, max_depth, learning_rate, subsample, colsample_bytree : xgboost
         [200, 3, 0.1, 1.0, 0.2].
+    early_stopping_rounds : int >= 1, xgboost: grow trees on the inner folds until the mean held-out
+        log loss has not fallen for so many trees, ``n_estimators`` at most; the number with the
+        least loss is then grown on all rows [no inner folds, ``n_estimators`` trees].
     hidden_layer_sizes : tuple of int, mlp [(16,)].
     alpha : float >= 0, mlp: strength of the L2 penalty beside the summed loss
         [number of columns / 10, the penalty of the logistic default].
+    n_features : int, features kept before all else: those whose |AUROC - 1/2| on the training rows
+        is largest, a NaN left out of its column's AUROC [all features].
     n_components : int, principal components kept of the standardised columns [all columns].
+    calibration : None, "sigmoid" (Platt 1999) or "isotonic" (Zadrozny and Elkan 2002): fitted to
+        margins of the inner folds' held-out rows, under models fitted like the final one (with its
+        number of trees); the final model is fitted to all rows.
+    calibration_folds : int >= 2, inner folds of the calibration and of the early stopping.
     class_weight : None, "balanced" (classes weigh the same in the loss) or a dict label -> weight.
+        Multiplies ``sample_weight``, for the calibrator too: P(valid) is then that of traces of
+        which so large a share is valid.
     n_jobs : int, threads of xgboost [1], -1 for all; the other kinds follow the BLAS library.
     random_state : int, RandomState or None. An int is needed to save the classifier.
 
     Attributes
     ----------
     classes_ (2,), n_features_in_, feature_names_in_ where the columns were named, n_iter_ (Newton
-    or L-BFGS steps, or trees), n_groups_ (problems seen, or rows if none were given), design_ (None
-    where features are used raw) and head_: plain arrays or a Booster, all that prediction reads.
+    or L-BFGS steps, or trees), n_groups_ (problems seen, or rows if none were given), columns_
+    (indices of the selected features, None for all), design_ (None where features are used raw),
+    head_ and calibrator_ (None without calibration): plain arrays or a Booster, all that prediction
+    reads.
     """
 
     def __init__(
@@ -85,6 +106,10 @@ class ValidityClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         hidden_layer_sizes: tuple[int, ...] | None = None,
         alpha: float | None = None,
         n_components: int | None = None,
+        n_features: int | None = None,
+        calibration: str | None = None,
+        calibration_folds: int = 5,
+        early_stopping_rounds: int | None = None,
         class_weight: str | Mapping[Any, float] | None = None,
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = 0,
@@ -100,6 +125,10 @@ class ValidityClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.hidden_layer_sizes = hidden_layer_sizes
         self.alpha = alpha
         self.n_components = n_components
+        self.n_features = n_features
+        self.calibration = calibration
+        self.calibration_folds = calibration_folds
+        self.early_stopping_rounds = early_stopping_rounds
         self.class_weight = class_weight
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -114,34 +143,47 @@ class ValidityClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             sample_weight: ArrayLike | None = None) -> ValidityClassifier:
         """Fit to (N, F) features, NaN allowed, and (N,) labels of two classes.
 
-        ``groups`` (N,) are problem ids: they are counted, and are what a step that splits inside
-        the training set must split by. ``sample_weight`` (N,) not negative; k is k copies of a row.
-        Raises LabelError for labels that are not of two classes, ParameterError for a
-        hyperparameter out of range, ValueError for inputs scikit-learn's contract refuses.
+        ``groups`` (N,) are problem ids, which the inner folds never cut; without them each row is
+        a problem of its own, copies of it included. ``sample_weight`` (N,) not negative; k is k
+        copies of a row, in the folds, the calibrator and the selection too.
+        Raises LabelError for labels that are not of two classes or too few for the inner folds,
+        ParameterError for a hyperparameter out of range, ValueError for inputs scikit-learn's
+        contract refuses.
         """
-        if self.kind not in KINDS:
-            raise ParameterError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        checked, y = validate_data(self, X, y, dtype=np.float64, ensure_all_finite="allow-nan")
-        rows: Array = np.asarray(checked)
-        weights = _sample_weights(sample_weight, rows)
-        keep = weights > 0
-        groups = np.arange(keep.size) if groups is None else groups
-        self.n_groups_ = int(np.unique(as_groups(groups, keep.size)[1][keep]).size)
-        self.classes_, target = _binary(np.asarray(y)[keep])
-        rows, weights = rows[keep], weights[keep]
-        raw = self.kind == "xgboost" and self.n_components is None
-        self.design_: Design | None = None if raw else fit_design(rows, weights, self.n_components)
-        Z = rows if self.design_ is None else self.design_.transform(rows)
-        loss_weights = weights * _class_weights(self.class_weight, self.classes_, target, weights)
-        self.head_, self.n_iter_ = self._fit_head(Z, target, loss_weights)
+        require(self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        require(self.calibration in (None, *METHODS),
+                f"calibration must be None or one of {', '.join(METHODS)}, "
+                f"got {self.calibration!r}")
+        data, problems = self._training_rows(X, y, groups, sample_weight)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        settings = {name: default if getattr(self, name) is None else getattr(self, name)
+                    for name, default in DEFAULTS[self.kind].items()}
+        stops = self.kind == "xgboost" and self.early_stopping_rounds is not None
+        folds: list[Fold] = []
+        if stops or self.calibration is not None:
+            folds = inner_folds(data.X, data.y, problems, self.calibration_folds, seed)
+        if stops:
+            settings["n_estimators"] = self._tree_count(data, folds, settings, seed)
+        self.calibrator_ = self._fit_calibrator(data, folds, settings, seed)
+        inputs, self.head_, self.n_iter_ = self._fit_model(data, settings, seed)
+        self.columns_, self.design_ = inputs.columns, inputs.design
         return self
 
-    def decision_function(self, X: ArrayLike) -> Array:
-        """(N, F) features -> (N,) log-odds of the positive class."""
+    def check_features(self, X: ArrayLike) -> Array:
+        """(N, F) features -> (N, F) float64 after the checks every prediction makes."""
         check_is_fitted(self)
-        rows: Array = np.asarray(validate_data(self, X, reset=False, dtype=np.float64,
-                                               ensure_all_finite="allow-nan"))
-        return self.head_.margin(rows if self.design_ is None else self.design_.transform(rows))
+        return np.asarray(validate_data(self, X, reset=False, dtype=np.float64,
+                                        ensure_all_finite="allow-nan"))
+
+    def margin(self, X: ArrayLike) -> Array:
+        """(N, F) features -> (N,) log-odds of the positive class before calibration."""
+        rows = self.check_features(X)
+        return self.head_.margin(Inputs(self.columns_, self.design_).transform(rows))
+
+    def decision_function(self, X: ArrayLike) -> Array:
+        """(N, F) features -> (N,) log-odds of the positive class, calibrated if that was asked."""
+        margin = self.margin(X)
+        return margin if self.calibrator_ is None else self.calibrator_.log_odds(margin)
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """(N, F) features -> (N, 2) probabilities in the order of ``classes_``, rows sum to 1."""
@@ -153,68 +195,61 @@ class ValidityClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         positive = self.decision_function(X) > 0
         return self.classes_[positive.astype(np.intp)]
 
-    def _fit_head(self, Z: Array, y: Array, weights: Array
-                  ) -> tuple[LinearHead | BoostedHead | NetworkHead, int]:
-        chosen = {name: default if getattr(self, name) is None else getattr(self, name)
-                  for name, default in DEFAULTS[self.kind].items()}
-        columns = Z.shape[1] if self.design_ is None else self.design_.center.size
+    def _training_rows(self, X: ArrayLike, y: ArrayLike,
+                       groups: Sequence[Any] | NDArray[Any] | None,
+                       sample_weight: ArrayLike | None
+                       ) -> tuple[TrainingRows, NDArray[np.int64] | None]:
+        """The rows of positive weight, and their problems where these are known."""
+        checked, y = validate_data(self, X, y, dtype=np.float64, ensure_all_finite="allow-nan")
+        rows: Array = np.asarray(checked)
+        weights = sample_weights(sample_weight, rows)
+        keep = weights > 0
+        problems = None if groups is None else as_groups(groups, keep.size)[1][keep]
+        self.n_groups_ = int(keep.sum() if problems is None else np.unique(problems).size)
+        self.classes_, target = binary_target(np.asarray(y)[keep])
+        rows, weights = rows[keep], weights[keep]
+        loss = weights * class_factors(self.class_weight, self.classes_, target, weights)
+        return TrainingRows(rows, target, weights, loss), problems
+
+    def _fit_model(self, data: TrainingRows, settings: Mapping[str, Any], seed: int
+                   ) -> tuple[Inputs, Head, int]:
+        inputs = self._fit_inputs(data)
+        Z = inputs.transform(data.X)
+        columns = Z.shape[1] if inputs.design is None else inputs.design.center.size
         if self.kind == "logistic":
             C = LOGIT_VARIANCE / columns if self.C is None else self.C
-            _require(C > 0, f"C must be positive, got {C}")
-            return fit_linear(Z, y, weights, C, **chosen)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            require(C > 0, f"C must be positive, got {C}")
+            return inputs, *fit_linear(Z, data.y, data.loss, C, **settings)
         if self.kind == "mlp":
             alpha = columns / LOGIT_VARIANCE if self.alpha is None else self.alpha
-            _require(alpha >= 0, f"alpha must not be negative, got {alpha}")
-            return fit_network(Z, y, weights, alpha=alpha, seed=seed, **chosen)
+            require(alpha >= 0, f"alpha must not be negative, got {alpha}")
+            return inputs, *fit_network(Z, data.y, data.loss, alpha=alpha, seed=seed, **settings)
         threads = thread_count(self.n_jobs)
-        return fit_boosted(Z, y, weights, seed=seed, threads=threads, **chosen)
+        return inputs, *fit_boosted(Z, data.y, data.loss, seed=seed, threads=threads, **settings)
 
+    def _fit_inputs(self, data: TrainingRows) -> Inputs:
+        raw = self.kind == "xgboost" and self.n_components is None
+        return fit_inputs(data, n_features=self.n_features, n_components=self.n_components, raw=raw)
 
-def thread_count(n_jobs: int | None) -> int:
-    """XGBoost's ``nthread`` for ``n_jobs``: None is 1, -1 is 0, which means all."""
-    _require(n_jobs is None or n_jobs == -1 or n_jobs > 0,
-             f"n_jobs must be None, -1 or positive, got {n_jobs}")
-    return 1 if n_jobs is None else max(n_jobs, 0)
+    def _fit_calibrator(self, data: TrainingRows, folds: Sequence[Fold],
+                        settings: Mapping[str, Any], seed: int) -> Calibrator | None:
+        if self.calibration is None:
+            return None
 
+        def part(train: NDArray[np.int64], test: NDArray[np.int64]) -> Array:
+            inputs, head, _ = self._fit_model(data.take(train), settings, seed)
+            return head.margin(inputs.transform(data.X[test]))
 
-def _sample_weights(sample_weight: ArrayLike | None, X: Array) -> Array:
-    weights: Array = _check_sample_weight(sample_weight, X, dtype=np.float64)
-    _require(bool((weights >= 0).all()) and bool((weights > 0).any()),
-             "sample_weight must not be negative, and not be zero for every row")
-    return weights
+        return fit_calibrator(self.calibration, out_of_fold(folds, part), data.y, data.loss)
 
+    def _tree_count(self, data: TrainingRows, folds: Sequence[Fold], settings: Mapping[str, Any],
+                    seed: int) -> int:
+        def parts() -> Iterator[tuple[Labelled, Labelled]]:
+            for fold in folds:
+                train, test = map(data.take, fold)
+                inputs = self._fit_inputs(train)
+                yield ((inputs.transform(train.X), train.y, train.loss),
+                       (inputs.transform(test.X), test.y, test.loss))
 
-def _binary(y: NDArray[Any]) -> tuple[NDArray[Any], Array]:
-    """(N,) labels -> (the two classes ascending, 0.0 / 1.0 for each row)."""
-    check_classification_targets(y)
-    kind = type_of_target(y, input_name="y", raise_unknown=True)
-    if kind != "binary":
-        raise LabelError("Only binary classification is supported. The type of the target is "
-                         f"{kind}; label traces 1 (valid) or 0 (invalid).")
-    classes, target = np.unique(y, return_inverse=True)
-    if classes.size < 2:
-        raise LabelError(f"the training labels hold one class only, {classes[0]!r}; "
-                         "a classifier needs valid and invalid traces")
-    return classes, target.astype(np.float64)
-
-
-def _class_weights(class_weight: str | Mapping[Any, float] | None, classes: NDArray[Any],
-                   target: Array, weights: Array) -> Array:
-    """(N,) the factor of each row's class in the loss."""
-    if class_weight is None:
-        return np.ones(target.size)
-    share = np.array([weights[target == 0].sum(), weights[target == 1].sum()])
-    if isinstance(class_weight, str):
-        _require(class_weight == "balanced",
-                 f"class_weight must be None, 'balanced' or a dict, got {class_weight!r}")
-        factors: Array = share.sum() / (2 * share)
-    else:
-        factors = np.array([class_weight.get(label, 1.0) for label in classes.tolist()], float)
-    _require(bool((factors > 0).all()), f"class weights must be positive, got {class_weight!r}")
-    return factors[target.astype(np.intp)]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ParameterError(message)
+        return best_tree_count(parts(), patience=self.early_stopping_rounds, seed=seed,
+                               threads=thread_count(self.n_jobs), **settings)

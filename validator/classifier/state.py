@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from validator.classifier.boosting import BoostedHead
+from validator.classifier.boosting import BoostedHead, thread_count
+from validator.classifier.calibration import Calibrator, IsotonicCalibrator, SigmoidCalibrator
 from validator.classifier.design import Design
-from validator.classifier.estimator import ValidityClassifier, thread_count
+from validator.classifier.estimator import ValidityClassifier
 from validator.classifier.logistic import LinearHead
+from validator.classifier.model import Head
 from validator.classifier.network import NetworkHead
 from validator.errors import ArtifactError
 
 __all__ = ["decode_classifier", "encode_classifier", "encode_parameters"]
-
-Head = LinearHead | NetworkHead | BoostedHead
 
 
 def encode_parameters(classifier: ValidityClassifier) -> dict[str, Any]:
@@ -47,23 +47,22 @@ def _decode_parameter(value: Any) -> Any:
 def encode_classifier(classifier: ValidityClassifier) -> dict[str, Any]:
     """Everything :func:`decode_classifier` needs to predict the same bits."""
     names = getattr(classifier, "feature_names_in_", None)
-    design = classifier.design_
-    return {
+    state = {
         "parameters": encode_parameters(classifier),
         "classes": classifier.classes_.tolist(),
         "n_features_in": classifier.n_features_in_,
         "feature_names_in": None if names is None else names.tolist(),
         "n_iter": classifier.n_iter_,
         "n_groups": classifier.n_groups_,
-        "design": None if design is None else {
-            "median": _encode(design.median),
-            "gaps": design.gaps.tolist(),
-            "center": _encode(design.center),
-            "scale": _encode(design.scale),
-            "components": None if design.components is None else _encode(design.components),
-        },
+        "design": _encode_design(classifier.design_),
         "head": _encode_head(classifier.head_),
     }
+    # named only where there is one: a classifier without is written as it always was
+    if classifier.columns_ is not None:
+        state["columns"] = classifier.columns_.tolist()
+    if classifier.calibrator_ is not None:
+        state["calibrator"] = _encode_calibrator(classifier.calibrator_)
+    return state
 
 
 def decode_classifier(state: Mapping[str, Any]) -> ValidityClassifier:
@@ -75,16 +74,47 @@ def decode_classifier(state: Mapping[str, Any]) -> ValidityClassifier:
     if state["feature_names_in"] is not None:
         classifier.feature_names_in_ = np.array(state["feature_names_in"], dtype=object)
     classifier.n_iter_, classifier.n_groups_ = state["n_iter"], state["n_groups"]
-    design = state["design"]
-    classifier.design_ = None if design is None else Design(
-        median=_decode(design["median"]),
-        gaps=np.array(design["gaps"], dtype=np.int64),
-        center=_decode(design["center"]),
-        scale=_decode(design["scale"]),
-        components=None if design["components"] is None else _decode(design["components"]),
-    )
+    columns = state.get("columns")
+    classifier.columns_ = None if columns is None else np.array(columns, dtype=np.int64)
+    classifier.design_ = _decode_design(state["design"])
     classifier.head_ = _decode_head(state["head"], thread_count(classifier.n_jobs))
+    classifier.calibrator_ = _decode_calibrator(state.get("calibrator"))
     return classifier
+
+
+def _encode_design(design: Design | None) -> dict[str, Any] | None:
+    return None if design is None else {
+        "median": _encode(design.median),
+        "gaps": design.gaps.tolist(),
+        "center": _encode(design.center),
+        "scale": _encode(design.scale),
+        "components": None if design.components is None else _encode(design.components),
+    }
+
+
+def _decode_design(state: Mapping[str, Any] | None) -> Design | None:
+    return None if state is None else Design(
+        median=_decode(state["median"]),
+        gaps=np.array(state["gaps"], dtype=np.int64),
+        center=_decode(state["center"]),
+        scale=_decode(state["scale"]),
+        components=None if state["components"] is None else _decode(state["components"]),
+    )
+
+
+def _encode_calibrator(calibrator: Calibrator) -> dict[str, Any]:
+    if isinstance(calibrator, SigmoidCalibrator):
+        return {"intercept": calibrator.intercept, "slope": calibrator.slope}
+    return {"margins": _encode(calibrator.margins),
+            "probabilities": _encode(calibrator.probabilities)}
+
+
+def _decode_calibrator(state: Mapping[str, Any] | None) -> Calibrator | None:
+    if state is None:
+        return None
+    if "slope" in state:
+        return SigmoidCalibrator(state["intercept"], state["slope"])
+    return IsotonicCalibrator(_decode(state["margins"]), _decode(state["probabilities"]))
 
 
 def _encode_head(head: Head) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare(oof, seed=args.seed)
     title = f"{args.artifact.name} on {args.features.name}"
     if args.report:
-        scoreboard.write_page(args.report, oof, comparison, title)
+        scoreboard.write_page(args.report, oof, comparison, title, artifact.classifier)
     if args.json_output:
         scoreboard.write_json(args.json_output, comparison, scoreboard.command_line())
     if args.json:

@@ -10,11 +10,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.panel import Panel
 
+from validator.classifier import ValidityClassifier
+from validator.classifier.importance import FeatureImportance, top_features
 from validator.cli.console import table
+from validator.families import learned_names
 from validator.metrics import Interval
 from validator.report import write_report
+from validator.report.heatmap import effect_grid
 from validator.training.comparison import Comparison
 from validator.training.evaluate import CrossValidated
+from validator.types import FeatureMatrix
 
 __all__ = ["command_line", "show_comparison", "write_json", "write_page"]
 
@@ -49,11 +54,28 @@ def write_json(path: Path, comparison: Comparison, command: str) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def write_page(path: Path, oof: CrossValidated, comparison: Comparison, title: str) -> None:
-    """The same as one self-contained HTML page."""
+def write_page(
+    path: Path, oof: CrossValidated, comparison: Comparison, title: str,
+    classifier: ValidityClassifier | None = None,
+) -> None:
+    """The same as one self-contained HTML page.
+
+    ``classifier``: fitted on all of these features, to show what moves it; None for none.
+    """
+    features = oof.features
     write_report(
-        path, comparison.to_json(), oof.scores, oof.features.labels, oof.features.lengths[:, 1],
-        title=title, command=command_line())
+        path, comparison.to_json(), oof.scores, features.labels, features.lengths[:, 1],
+        title=title, command=command_line(), grid=effect_grid(features),
+        important=_important(features, classifier))
+
+
+def _important(
+    features: FeatureMatrix, classifier: ValidityClassifier | None
+) -> list[FeatureImportance]:
+    if classifier is None or classifier.kind == "mlp":
+        return []
+    names = learned_names(features.names)
+    return top_features(classifier, features.select(names), names, 15)
 
 
 def command_line() -> str:

@@ -47,6 +47,7 @@ def classifier(args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Judge, fit, save, show."""
+    from validator.classifier import load_artifact
     from validator.cli import scoreboard
     from validator.features.table import read_features
     from validator.training.fit import train
@@ -59,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
             metadata={"command": command}, progress=advance)
     title = f"Training on {args.features.name}"
     if args.report:
-        scoreboard.write_page(args.report, done.cross_validated, done.comparison, title)
+        scoreboard.write_page(
+            args.report, done.cross_validated, done.comparison, title,
+            load_artifact(done.artifact).classifier)
     if args.json_output:
         scoreboard.write_json(args.json_output, done.comparison, command)
     if args.json:

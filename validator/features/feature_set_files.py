@@ -14,6 +14,7 @@ import yaml
 
 from validator.configs.loading import names, read_yaml
 from validator.errors import FeatureMismatchError
+from validator.families import PROBE
 from validator.features.featureset import (
     FeatureSet,
     GraphFeatures,
@@ -21,10 +22,7 @@ from validator.features.featureset import (
     StateFeatures,
 )
 
-__all__ = ["PROBE", "load_feature_set", "without_probe"]
-
-PROBE = "+probe"
-"""What a name ends in to have the hidden states for the probe baseline beside the set's columns."""
+__all__ = ["load_feature_set"]
 
 
 def load_feature_set(source: str | Path | FeatureSet) -> FeatureSet:
@@ -57,11 +55,6 @@ def load_feature_set(source: str | Path | FeatureSet) -> FeatureSet:
     return _parsed(read_yaml(f"features/{source}.yaml"), str(source))
 
 
-def without_probe(name: str) -> str:
-    """The name of the set that has the same columns but for hidden states."""
-    return name.removesuffix(PROBE)
-
-
 def _from_file(path: Path) -> FeatureSet:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -75,8 +68,8 @@ def _from_file(path: Path) -> FeatureSet:
 def _marked(features: FeatureSet) -> FeatureSet:
     """The set with its digest in its name, unless it is one that ships."""
     if features.name.endswith(PROBE) and features.states == StateFeatures():
-        return _with_probe(_marked(replace(features, name=without_probe(features.name),
-                                           states=None)))
+        return _with_probe(_marked(replace(
+            features, name=features.name.removesuffix(PROBE), states=None)))
     name = features.name.partition("@")[0]
     plain = replace(features, name=name)
     if name in names("features") and plain == load_feature_set(name):

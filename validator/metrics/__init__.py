@@ -15,6 +15,7 @@ from validator.metrics.bootstrap import (
     mean_statistic,
     paired_difference,
     row_statistic,
+    stratified_statistic,
     within_problem_statistic,
 )
 from validator.metrics.calibration import aurc, brier, ece
@@ -55,6 +56,7 @@ __all__ = [
     "oracle",
     "paired_difference",
     "row_statistic",
+    "stratified_statistic",
     "weighted_vote",
     "within_problem_auroc",
     "within_problem_statistic",

@@ -29,6 +29,7 @@ __all__ = [
     "mean_statistic",
     "paired_difference",
     "row_statistic",
+    "stratified_statistic",
     "within_problem_statistic",
 ]
 
@@ -122,9 +123,20 @@ def length_matched_statistic(labels: ArrayLike, scores: ArrayLike, lengths: Arra
 
     As :func:`length_matched_auroc`, whose bins on a resample would be the resample's own.
     """
+    return stratified_statistic(
+        labels, scores, length_bins(lengths, np.size(labels), bins), resampler)
+
+
+def stratified_statistic(labels: ArrayLike, scores: ArrayLike, strata: ArrayLike,
+                         resampler: Resampler) -> Statistic:
+    """AUROC over the (valid, invalid) pairs of the same stratum, e.g. of one source model.
+
+    Every pair counts once, so a stratum weighs as much as it has pairs; NaN without any.
+    ``labels``, ``scores``, ``strata`` (N,) in the order of the resampler's ``groups``.
+    """
     y = as_labels(labels)
     _require_rows(y.size, resampler)
-    s, where = as_scores(scores, y.size), length_bins(lengths, y.size, bins)
+    s, where = as_scores(scores, y.size), as_groups(np.asarray(strata), y.size)[1]
     parts = [(WeightedRanking(y[rows], s[rows]), resampler.index[rows])
              for b in np.unique(where) for rows in [np.flatnonzero(where == b)]]
 

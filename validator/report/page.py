@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,15 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from validator import __version__
+from validator.classifier.importance import FeatureImportance
+from validator.report.heatmap import EffectGrid
 from validator.report.plots import (
     choosing_plot,
     forest_plot,
+    heatmap_plot,
     length_plot,
     reliability_plot,
+    risk_coverage_plot,
     roc_plot,
 )
 
@@ -34,6 +38,8 @@ def write_report(
     *,
     title: str,
     command: str,
+    grid: EffectGrid | None = None,
+    important: Sequence[FeatureImportance] = (),
 ) -> None:
     """Write one self-contained HTML page.
 
@@ -45,6 +51,8 @@ def write_report(
         lengths: (N,) completion tokens.
         title: heading.
         command: what makes the page again.
+        grid: effect sizes by descriptor and layer, shown as a heatmap.
+        important: the features that move the learned score most, largest first.
     """
     environment = Environment(
         loader=PackageLoader("validator.report", "."), autoescape=True, undefined=StrictUndefined)
@@ -54,6 +62,8 @@ def write_report(
         "forest": forest_plot(result["rows"]),
         "roc": roc_plot(labels, {names[k]: scores[k] for k in CURVES}),
         "reliability": reliability_plot(labels, chances),
+        "risk": risk_coverage_plot(labels, {names[k]: scores[k] for k in CURVES}),
+        "heatmap": "" if grid is None else heatmap_plot(grid),
         "length": length_plot(labels, lengths, chances),
         "choosing": _choosing(result),
     }
@@ -61,6 +71,7 @@ def write_report(
     page = environment.get_template("page.html.j2").render(
         title=title, command=command, version=__version__, **result,
         plots={k: Markup(v) for k, v in plots.items()},
+        important=important,
         classifier=", ".join(f"{k}={v}" for k, v in chosen.items()),
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-__all__ = ["choosing_plot", "forest_plot", "length_plot", "reliability_plot", "roc_plot"]
+from validator.metrics.selective import reliability_bins, risk_coverage
+from validator.report.heatmap import EffectGrid
+
+__all__ = [
+    "choosing_plot",
+    "forest_plot",
+    "heatmap_plot",
+    "length_plot",
+    "reliability_plot",
+    "risk_coverage_plot",
+    "roc_plot",
+]
 
 INK, ACCENT, MUTED, BAD = "#3b4252", "#0b7285", "#868e96", "#c92a2a"
 
@@ -54,12 +65,13 @@ def roc_plot(labels: NDArray[np.int64], scores: Mapping[str, NDArray[np.float64]
 
 
 def reliability_plot(labels: NDArray[np.int64], chances: NDArray[np.float64]) -> str:
-    """Share valid against predicted probability, in bins of equal count."""
+    """Share valid against predicted probability, in bins of equal count, with 95% intervals."""
     figure, axes = _figure(4.6, 4.2)
-    bins = np.array_split(np.argsort(chances, kind="stable"), min(10, len(chances)))
+    found = reliability_bins(labels, chances)
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":")
-    axes.plot([chances[b].mean() for b in bins], [labels[b].mean() for b in bins],
-              "o-", color=ACCENT)
+    error = [found.share_valid - found.low, found.high - found.share_valid]
+    axes.errorbar(found.mean_predicted, found.share_valid, yerr=error, fmt="o-", color=ACCENT,
+                  elinewidth=1)
     axes.set(xlabel="predicted P(valid)", ylabel="share valid", xlim=(0, 1), ylim=(0, 1))
     return _svg(figure, "Reliability of the learned score")
 
@@ -92,6 +104,38 @@ def choosing_plot(values: Mapping[str, Mapping[str, float]]) -> str:
     axes.set_yticks(at, names)
     axes.set(xlabel="share of problems answered right", xlim=(0, 1))
     return _svg(figure, "Accuracy of choosing among the samples of a problem")
+
+
+def risk_coverage_plot(
+    labels: NDArray[np.int64], scores: Mapping[str, NDArray[np.float64]]
+) -> str:
+    """Share wrong among the traces answered, against the share answered."""
+    figure, axes = _figure(4.6, 4.2)
+    colours = (ACCENT, "#e67700", MUTED, BAD)
+    for (name, values), colour in zip(scores.items(), colours, strict=False):
+        curve = risk_coverage(labels, values)
+        axes.plot(curve.coverage, curve.risk, color=colour, label=name)
+    axes.axhline(1 - labels.mean(), color=MUTED, lw=1, ls=":")
+    axes.set(xlabel="share answered", ylabel="share wrong among them", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return _svg(figure, "Risk against coverage")
+
+
+def heatmap_plot(grid: EffectGrid) -> str:
+    """Effect size by descriptor and layer; a dot where it is significant."""
+    figure, axes = _figure(8.2, 0.26 * len(grid.rows) + 1.2)
+    limit = max(0.2, float(np.nanmax(np.abs(grid.d))))
+    image = axes.pcolormesh(np.ma.masked_invalid(grid.d), cmap="RdBu", vmin=-limit, vmax=limit)
+    for row, column in np.argwhere(grid.significant):
+        axes.plot(column + 0.5, row + 0.5, ".", ms=3, color=INK)
+    axes.invert_yaxis()
+    axes.set_yticks(np.arange(len(grid.rows)) + 0.5, grid.rows, fontsize=7)
+    every = max(1, len(grid.layers) // 15)
+    axes.set_xticks(np.arange(0, len(grid.layers), every) + 0.5, grid.layers[::every])
+    axes.set_xlabel("layer")
+    bar = figure.colorbar(image, ax=axes, label="Cohen's d (blue: more in valid traces)", pad=0.01)
+    bar.solids.set_rasterized(False)  # no bitmap inside the page
+    return _svg(figure, "Effect size by descriptor and layer")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:

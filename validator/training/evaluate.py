@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from validator.audit import BestSingleColumn, SurfaceBaseline, surface_texts
 from validator.classifier import ValidityClassifier
 from validator.columns import Column
+from validator.families import column_families
 from validator.splits import problem_folds
 from validator.types import FeatureMatrix, Progress
 
@@ -62,24 +63,6 @@ class CrossValidated:
     """The best single column of each fold."""
     classifier: Mapping[str, Any] = field(default_factory=dict)
     """Parameters of the learned score's classifier."""
-
-
-def column_families(names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """Indices of the columns that are ``baselines``, graph ``spectra``, or ``learned`` from.
-
-    ``spectra`` are descriptors of the attention graph, hidden states as signal included;
-    ``learned`` adds the columns whose signal is a token's surprisal or entropy; ``probe`` are the
-    hidden states themselves, empty unless the feature set was asked for them.
-    """
-    columns = [Column.parse(n) for n in names]
-    graph = [not c.is_baseline and not c.is_state for c in columns]
-    bare = [g and c.signal in ("", "hidden") for g, c in zip(graph, columns, strict=True)]
-    return {
-        "baselines": np.flatnonzero([c.is_baseline for c in columns]),
-        "spectra": np.flatnonzero(bare),
-        "learned": np.flatnonzero(graph),
-        "probe": np.flatnonzero([c.is_state for c in columns]),
-    }
 
 
 def cross_validate(

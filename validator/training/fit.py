@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from validator.classifier import Artifact, ValidityClassifier, save_artifact
+from validator.classifier.venn_abers import CALIBRATION
 from validator.errors import FeatureMismatchError, LabelError
-from validator.features.feature_set_files import without_probe
+from validator.families import learned_names, read_by_artifact
 from validator.training.comparison import Comparison, compare
-from validator.training.evaluate import CrossValidated, column_families, cross_validate
-from validator.types import FeatureMatrix, Progress, Provenance
+from validator.training.evaluate import CrossValidated, cross_validate
+from validator.types import FeatureMatrix, Progress
 
 __all__ = ["TrainingRun", "artifact_scores", "train", "unseen_rows"]
 
@@ -42,8 +43,9 @@ def train(
 ) -> TrainingRun:
     """Judge a classifier under problem-grouped folds, then fit it on everything and save it.
 
-    The artifact's manifest keeps the out-of-fold numbers and the ids of the training problems, so
-    that a later evaluation can tell which traces it has seen.
+    The artifact's manifest keeps the out-of-fold numbers, the ids of the training problems, so that
+    a later evaluation can tell which traces it has seen, and the out-of-fold margins, from which
+    P(valid) gets its Venn-Abers bounds.
 
     Args:
         features: labelled.
@@ -66,19 +68,11 @@ def train(
         **(metadata or {}),
         "evaluation": comparison.to_json(),
         "training_problems": sorted(set(features.problem_ids.tolist())),
+        CALIBRATION: {"margins": oof.scores["learned"].tolist(),
+                      "labels": features.labels.tolist()},
     }
-    save_artifact(output, fitted, _read_by_artifact(features.provenance), names, notes)
+    save_artifact(output, fitted, read_by_artifact(features.provenance), names, notes)
     return TrainingRun(output, oof, comparison)
-
-
-def _read_by_artifact(provenance: Provenance) -> Provenance:
-    """An artifact reads no hidden states, so features without them serve it as well."""
-    return replace(provenance, feature_set=without_probe(provenance.feature_set))
-
-
-def learned_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The columns the learned score reads: all but baselines and hidden states."""
-    return tuple(names[i] for i in column_families(names)["learned"])
 
 
 def artifact_scores(artifact: Artifact, features: FeatureMatrix) -> NDArray[np.float64]:
@@ -88,7 +82,7 @@ def artifact_scores(artifact: Artifact, features: FeatureMatrix) -> NDArray[np.f
         FeatureMismatchError: features of another model, revision, feature set or version.
     """
     artifact.provenance.require_equal(
-        _read_by_artifact(features.provenance), "features for this artifact")
+        read_by_artifact(features.provenance), "features for this artifact")
     values = features.select(artifact.feature_names)
     return np.asarray(artifact.classifier.decision_function(values), dtype=np.float64)
 
