@@ -19,17 +19,22 @@ F = 12
 NAMES = [f"feature{i}" for i in range(F)]
 VARIANTS = {
     "logistic": {"class_weight": {0: 1.0, 1: 2.5}},
-    "xgboost": {"n_estimators": 20},
-    "mlp": {"hidden_layer_sizes": (5, 3), "n_components": 4},
+    "xgboost": {"kind": "xgboost", "n_estimators": 20},
+    "mlp": {"kind": "mlp", "hidden_layer_sizes": (5, 3), "n_components": 4},
+    "sigmoid": {"calibration": "sigmoid", "n_features": 5},
+    "isotonic": {"kind": "xgboost", "calibration": "isotonic", "calibration_folds": 3,
+                 "n_estimators": 20, "early_stopping_rounds": 4, "n_features": 5},
+    "calibrated mlp": {"kind": "mlp", "hidden_layer_sizes": (4,), "calibration": "isotonic"},
 }
 
 
-def fitted(kind="logistic", n=60, **parameters):
+def fitted(variant="logistic", n=60, **parameters):
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(n, F)) * 10.0 ** rng.integers(-8, 8, F)
+    X = rng.normal(size=(n, F))
+    y = (X[:, 0] + X[:, 1] + 0.7 * rng.normal(size=n) > 0).astype(int)
+    X *= 10.0 ** rng.integers(-8, 8, F)
     X[rng.random(X.shape) < 0.05] = np.nan
-    y = rng.integers(0, 2, n)
-    model = ValidityClassifier(kind, **{**VARIANTS[kind], **parameters})
+    model = ValidityClassifier(**{**VARIANTS[variant], **parameters})
     return model.fit(X, y, groups=np.arange(n) // 2), X
 
 
@@ -46,13 +51,13 @@ def test_predictions_are_bit_equal_after_loading(kind, tmp_path):
     save_artifact(tmp_path / "run", model, PROVENANCE, NAMES)
     artifact = load_artifact(tmp_path / "run", expect=PROVENANCE)
     assert isinstance(artifact, Artifact)
-    for method in ("decision_function", "predict_proba", "predict"):
+    for method in ("margin", "decision_function", "predict_proba", "predict"):
         for rows in (X, X[:1], X[7:20]):
             expected = getattr(model, method)(rows)
             assert np.array_equal(getattr(artifact.classifier, method)(rows), expected)
     assert artifact.classifier.get_params() == model.get_params()
     assert (artifact.provenance, artifact.feature_names) == (PROVENANCE, tuple(NAMES))
-    for name in ("classes_", "n_iter_", "n_groups_", "n_features_in_"):
+    for name in ("classes_", "n_iter_", "n_groups_", "n_features_in_", "columns_"):
         assert np.array_equal(getattr(artifact.classifier, name), getattr(model, name))
 
 
@@ -66,6 +71,20 @@ def test_the_same_seed_writes_the_same_bytes_and_so_does_saving_what_was_loaded(
                   loaded.manifest["metadata"])
     for name in ("model.json", "manifest.json"):
         assert len({(path / name).read_bytes() for path in folders}) == 1
+
+
+def test_a_classifier_without_selection_and_calibration_is_written_as_before_there_were_any(saved):
+    path, model, X = saved
+    state = json.loads((path / "model.json").read_text())
+    assert sorted(state) == ["classes", "design", "feature_names_in", "head", "n_features_in",
+                             "n_groups", "n_iter", "parameters"]
+    for name in ("n_features", "calibration", "calibration_folds", "early_stopping_rounds"):
+        del state["parameters"][name]
+    old = json.dumps(state).encode()
+    (path / "model.json").write_bytes(old)
+    rewritten(path, model_sha256=hashlib.sha256(old).hexdigest())
+    back = load_artifact(path).classifier
+    assert np.array_equal(back.decision_function(X), model.decision_function(X))
 
 
 def test_the_manifest_says_where_the_classifier_came_from(saved):
@@ -176,10 +195,16 @@ def test_newer_foreign_incomplete_and_missing_folders_say_what_to_do(saved, tmp_
         load_artifact(path)
 
 
-def test_a_model_of_another_shape_with_a_fitting_hash_is_refused(saved):
+@pytest.mark.parametrize("change", [
+    {"head": 1}, {"head": {}}, {"parameters": []}, {"parameters": {"kernel": "rbf"}},
+    {"parameters": {"n_jobs": -7}}, {"design": {"gaps": [10**400]}}, {"calibrator": {"margins": 1}},
+    {"head": {"coef": {"shape": [3], "data": [1, 2]}, "intercept": 0}}, {"head": {"booster": "{"}},
+])
+def test_a_model_of_another_shape_with_a_fitting_hash_is_refused(change, saved):
     path = saved[0]
-    (path / "model.json").write_bytes(b'{"head": 1}')
-    rewritten(path, model_sha256=hashlib.sha256(b'{"head": 1}').hexdigest())
+    model = json.dumps(json.loads((path / "model.json").read_text()) | change).encode()
+    (path / "model.json").write_bytes(model)
+    rewritten(path, model_sha256=hashlib.sha256(model).hexdigest())
     with pytest.raises(ArtifactError, match="train again"):
         load_artifact(path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import mahalanobis
 from scipy.stats import rankdata
@@ -13,17 +13,14 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.impute import SimpleImputer
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from validator.columns import BASELINES, Column
 from validator.errors import FeatureMismatchError, LabelError, ParameterError, ScoreError
-from validator.splits import problem_folds
 from validator.types import FeatureMatrix, Provenance, Trace
 from validator.unsupervised import (
     PRESETS,
-    CalibratedThreshold,
     DiagnosticScore,
     RankEnsemble,
     ReferenceDistance,
@@ -32,8 +29,8 @@ from validator.unsupervised import (
     within_problem_rank,
 )
 
-GRAPH = [f"{d}__layer{i}__head_mean__completion{s}" for i in (0, 7, 15)
-         for d, s in (("fiedler_value", ""), ("hfer_c0.5", "__hidden"), ("roughness", "__surprisal"))]
+DESCRIPTORS = (("fiedler_value", ""), ("hfer_c0.5", "__hidden"), ("roughness", "__surprisal"))
+GRAPH = [f"{d}__layer{i}__head_mean__completion{s}" for i in (0, 7, 15) for d, s in DESCRIPTORS]
 HEADS = [f"log_self_attention__layer{i}__head{h}__{span}" for span in ("whole", "completion")
          for i in (0, 7, 15) for h in range(3)]
 NAMES = (*GRAPH, *HEADS, *(f"{b}__baseline" for b in BASELINES))
@@ -97,7 +94,7 @@ def test_transforms_and_options_are_other_quantities():
 
 
 def test_what_is_not_there_or_not_possible_is_named():
-    with pytest.raises(FeatureMismatchError, match="layer 3 is not among .* 0, 7, 15"):
+    with pytest.raises(FeatureMismatchError, match=r"layer 3 is not among .* 0, 7, 15"):
         DiagnosticScore("fiedler_value", layer=3, direction=1).score(matrix())
     with pytest.raises(FeatureMismatchError, match=r"lookback_ratio__layer<i>__head<j>"):
         PRESETS["lookback_ratio"].score(matrix())
@@ -252,8 +249,9 @@ def test_references_that_cannot_be_compared_are_refused():
     features = matrix()
     fitted = ReferenceDistance().fit(features)
     assert fitted.score(features.take(range(5))).shape == (5,)  # all of them inside
-    mixed = FeatureMatrix(features.values[:2], NAMES, (features.traces[0], matrix(seed=1).traces[1]),
-                          features.lengths[:2], features.provenance)
+    both = (features.traces[0], matrix(seed=1).traces[1])
+    mixed = FeatureMatrix(features.values[:2], NAMES, both, features.lengths[:2],
+                          features.provenance)
     with pytest.raises(ParameterError, match="1 of 2 traces are part of the reference"):
         fitted.score(mixed)
     with pytest.raises(FeatureMismatchError, match="model"):
@@ -291,149 +289,3 @@ def test_all_scores_of_a_matrix():
     assert all(s.dtype == np.float64 and s.shape == (len(features),) for s in scores.values())
     assert "ensemble" not in score_label_free(matrix(names=["mean_logprob__baseline"]))
     assert score_label_free(features.take([3]))["ensemble"] == pytest.approx([0.5])
-
-
-# The calibrated threshold
-
-def exhaustive(features, y, criterion):
-    """The best (column, direction) and its criterion over all cuts, one prediction at a time."""
-    best = {}
-    for name in GRAPH:
-        x = features.select([name])[:, 0].astype(np.float64)
-        cuts = [-np.inf, *(np.sort(x)[1:] + np.sort(x)[:-1]) / 2, np.inf]
-        for direction in (1, -1):
-            for cut in cuts:
-                predicted = (direction * x > direction * cut).astype(int)
-                if criterion == "accuracy":
-                    value = accuracy_score(y, predicted)
-                else:
-                    value = 2 * balanced_accuracy_score(y, predicted) - 1
-                best[name, direction] = max(best.get((name, direction), -1), value)
-    return best
-
-
-@pytest.mark.parametrize("criterion", ["youden", "accuracy"])
-@pytest.mark.parametrize("seed", range(3))
-def test_the_choice_is_the_best_of_an_exhaustive_search(criterion, seed):
-    features = matrix(n=24, seed=seed, signal=1.0)
-    features.values[:] = features.values.round(1)  # ties
-    fitted = CalibratedThreshold(criterion=criterion).fit(features)
-    table = exhaustive(features, features.labels, criterion)
-    assert fitted.value_ == pytest.approx(max(table.values()))
-    assert table[fitted.column_, fitted.direction_] == pytest.approx(fitted.value_)
-    predicted = fitted.predict(features)
-    reached = (accuracy_score(features.labels, predicted) if criterion == "accuracy"
-               else 2 * balanced_accuracy_score(features.labels, predicted) - 1)
-    assert reached == pytest.approx(fitted.value_)
-
-
-def test_a_strong_column_is_found_with_its_sign():
-    fitted = CalibratedThreshold().fit(matrix(n=200, signal=6.0))
-    assert fitted.column_ == "fiedler_value__layer7__head_mean__completion"
-    assert fitted.direction_ == -1  # the label lowers it
-    assert fitted.n_groups_ == 50
-    new = matrix(n=200, seed=1, signal=6.0)
-    assert roc_auc_score(new.labels, fitted.score(new)) > 0.99
-    assert accuracy_score(new.labels, fitted.predict(new)) > 0.95
-
-
-def test_scores_are_ranks_among_the_labelled_traces():
-    features, new = matrix(n=60, signal=2.0), matrix(seed=1, signal=2.0)
-    fitted = CalibratedThreshold().fit(features)
-    own, others = (fitted.direction_ * f.select([fitted.column_])[:, 0] for f in (features, new))
-    expected = [((own < v).sum() + (own <= v).sum()) / (2 * own.size) for v in others]
-    assert fitted.score(new) == pytest.approx(expected)
-    assert np.array_equal(fitted.predict(new), others > fitted.threshold_)
-
-
-def test_undefined_candidates_are_left_out_by_name_and_undefined_traces_score_half():
-    features = matrix(n=60, signal=6.0)
-    features.values[0, NAMES.index(GRAPH[0])] = np.nan
-    fitted = CalibratedThreshold().fit(features)
-    assert fitted.excluded_ == (GRAPH[0],)
-    new = matrix(n=8, seed=1, signal=6.0)
-    new.values[2, NAMES.index(fitted.column_)] = np.nan
-    assert fitted.score(new)[2] == 0.5
-    assert fitted.predict(new)[2] == 0
-    with pytest.raises(ParameterError, match="no candidate is left"):
-        CalibratedThreshold([GRAPH[0]]).fit(features)
-    with pytest.raises(ParameterError, match="no candidate is left of 0"):
-        CalibratedThreshold().fit(matrix(names=["mean_logprob__baseline"]))
-
-
-def test_out_of_sample_is_the_fits_on_the_other_problems():
-    features = matrix(n=120, signal=1.0)
-    y, problems = features.labels, features.problem_ids
-    report = CalibratedThreshold().out_of_sample(features, n_splits=4, seed=3, n_resamples=200)
-    scores, predictions = np.empty(len(y)), np.empty(len(y), dtype=int)
-    for k, (train, test) in enumerate(problem_folds(problems, y, 4, 3)):
-        fold = CalibratedThreshold().fit(features.take(train))
-        assert report.chosen[k] == (fold.column_, fold.direction_, fold.threshold_)
-        scores[test] = fold.score(features.take(test))
-        predictions[test] = fold.predict(features.take(test))
-    assert np.array_equal(report.scores, scores)
-    assert np.array_equal(report.predictions, predictions)
-    whole = CalibratedThreshold().fit(features)
-    for found, s, p in ((report.out_of_sample, scores, predictions),
-                        (report.in_sample, whole.score(features), whole.predict(features))):
-        assert found["accuracy"].estimate == pytest.approx(accuracy_score(y, p))
-        assert found["balanced_accuracy"].estimate == pytest.approx(balanced_accuracy_score(y, p))
-        assert found["auroc"].estimate == pytest.approx(roc_auc_score(y, s))
-        assert all(i.low <= i.estimate <= i.high for i in found.values())
-    assert report.undefined == 0
-
-
-def test_labels_of_the_held_out_problems_are_never_read():
-    features = matrix(n=120, signal=1.0)
-    y = features.labels
-    report = CalibratedThreshold().out_of_sample(features, 4, 0, n_resamples=20)
-    train, test = problem_folds(features.problem_ids, y, 4, 0)[0]
-    turned = y.copy()
-    turned[test] = 1 - turned[test]
-    again = CalibratedThreshold().fit(features.take(train), turned[train])
-    assert np.array_equal(again.predict(features.take(test)), report.predictions[test])
-
-
-def test_noise_looks_good_in_sample_only():
-    """600 columns that know nothing: the optimism is what the choice alone brings."""
-    names = [f"hfer_c0.5__layer{i}__head_mean__completion__hidden" for i in range(600)]
-    report = CalibratedThreshold().out_of_sample(matrix(n=80, names=names), n_resamples=200)
-    assert report.in_sample["balanced_accuracy"].estimate > 0.68
-    assert report.out_of_sample["balanced_accuracy"].estimate < 0.62
-    assert report.optimism["balanced_accuracy"].low > 0
-    difference = (report.in_sample["auroc"].estimate - report.out_of_sample["auroc"].estimate)
-    assert report.optimism["auroc"].estimate == pytest.approx(difference)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1), st.sampled_from("pqrst")),
-                min_size=8, max_size=40))
-def test_resampled_accuracies_are_those_of_repeated_rows(rows):
-    from validator.metrics import Resampler
-    from validator.unsupervised.threshold import _statistics
-    y, predicted, problems = (np.array(c) for c in zip(*rows, strict=True))
-    if np.unique(y).size < 2 or np.unique(problems).size < 2:
-        return
-    resampler = Resampler(problems, 5, 0)
-    found = _statistics(y, predicted.astype(float), predicted, resampler)
-    for b, counts in enumerate(resampler.counts):
-        drawn = np.repeat(np.arange(y.size), counts[resampler.index])
-        assert found["accuracy"](resampler.counts)[b] == pytest.approx(
-            accuracy_score(y[drawn], predicted[drawn]))
-        if np.unique(y[drawn]).size == 2:
-            assert found["balanced_accuracy"](resampler.counts)[b] == pytest.approx(
-                balanced_accuracy_score(y[drawn], predicted[drawn]))
-        else:
-            assert np.isnan(found["balanced_accuracy"](resampler.counts)[b])
-
-
-def test_calibration_needs_both_classes_and_the_same_features():
-    features = matrix(n=40)
-    with pytest.raises(LabelError, match="one class"):
-        CalibratedThreshold().fit(features, np.ones(40))
-    with pytest.raises(LabelError, match="labels"):
-        CalibratedThreshold().fit(features, np.arange(39) % 2)
-    with pytest.raises(ParameterError, match="criterion"):
-        CalibratedThreshold(criterion="f1").fit(features)
-    with pytest.raises(FeatureMismatchError, match="feature_set"):
-        CalibratedThreshold().fit(features).predict(matrix(feature_set="other"))

@@ -23,14 +23,8 @@ from validator.metrics.effects import benjamini_hochberg
 from validator.metrics.inputs import as_groups, as_labels, as_probabilities, as_scores
 from validator.metrics.selective import selective_coverage_statistic, selective_risk_statistic
 
-__all__ = [
-    "AbstentionReport",
-    "ConformalLabels",
-    "RiskThreshold",
-    "Selection",
-    "conformal_selection",
-    "report",
-]
+__all__ = ["AbstentionReport", "ConformalLabels", "RiskThreshold", "Selection",
+           "conformal_selection", "report"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -126,8 +120,8 @@ class RiskThreshold(BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     threshold_ : float, answer where P(valid) >= it; infinite, answer nothing, where none is
-        certified. certified_ : bool. risk_, coverage_ : float, on the calibration traces, problems
-        weighing the same; risk_ is NaN where nothing is answered. thresholds_, p_values_,
+        certified. certified_ : bool. risk_ (NaN if there is no answer), coverage_ : float, of the
+        calibration traces, problems weighing the same. thresholds_, p_values_,
         certified_thresholds_ : (M,) the grid, descending. n_problems_ : int.
     """
 
@@ -144,8 +138,8 @@ class RiskThreshold(BaseEstimator):  # type: ignore[misc]
         y = as_labels(labels)
         p, index = as_probabilities(probs, y.size), as_groups(groups, y.size)[1]
         self.thresholds_, parts = _grid(self.max_risk)
-        answered = p >= self.thresholds_[:, None]
-        wrong, given = (_problem_means(mask, index) for mask in (answered & (y == 0), answered))
+        kept = p >= self.thresholds_[:, None]
+        wrong, given = _problem_means(kept & (y == 0), index), _problem_means(kept, index)
         order = np.random.default_rng(self.seed).permutation(given.shape[1])
         losses = (wrong + self.max_risk * (1 - given))[:, order]  # Z + max_risk, in [0, 1]
         budget = 1 - self.confidence
@@ -180,8 +174,7 @@ class Selection(NamedTuple):
     p_values: Array
     """(M,) conformal p-values of "this trace is invalid"."""
     n_calibration: int
-    """Calibration traces they come from, one for each problem; no p-value is below
-    1 / (n_calibration + 1)."""
+    """Calibration traces, one of each problem; no p-value is below 1 / (n_calibration + 1)."""
 
 
 def conformal_selection(cal_scores: ArrayLike, cal_labels: ArrayLike, cal_groups: Groups,
@@ -217,18 +210,20 @@ def conformal_selection(cal_scores: ArrayLike, cal_labels: ArrayLike, cal_groups
 
 @dataclass(frozen=True)
 class AbstentionReport:
-    """What a threshold and prediction sets did on traces they have not seen."""
+    """What a threshold and prediction sets did on traces they have not seen.
+
+    Every share is the mean over problems of the share of a problem's traces.
+    """
 
     traces: int
     problems: int
     answered: Interval
-    """Share of traces answered, problems weighing the same; so are all shares here."""
     risk: float | None
-    """Share of invalid traces among those answered; None where nothing was."""
+    """Invalid share of the answers; None where there are none."""
     risk_interval: Interval | None
-    """None where nothing was answered, or in too few problems to resample."""
+    """None where there are no answers, or in too few problems to resample."""
     base_risk: Interval
-    """Share of invalid traces among all."""
+    """Invalid share of all traces."""
     set_coverage: Interval
     """Share of sets that hold the true label."""
     set_sizes: tuple[float, float, float]
@@ -292,8 +287,8 @@ def _grid(max_risk: float) -> tuple[Array, Array]:
 
 def _problem_means(masks: Mask, index: NDArray[np.int64]) -> Array:
     """(M, N) masks -> (M, P) share of each problem's rows."""
-    counts = np.stack([np.bincount(index, weights=mask) for mask in masks])
-    means: Array = counts / np.bincount(index)  # a quotient of integers: never above 1
+    means: Array = np.stack([np.bincount(index, weights=mask) for mask in masks])
+    means /= np.bincount(index)  # a quotient of integers: never above 1
     return means
 
 

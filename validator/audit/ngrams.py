@@ -73,14 +73,19 @@ class NgramTable:
         that hundreds of labellings cost a few sparse products. TF-IDF weights are those of all
         texts; they have seen no label.
         """
-        vectors = TfidfTransformer(sublinear_tf=True).fit_transform(self.counts_)
+        seen = np.flatnonzero(np.bincount(self.counts_.indices) >= 2)  # others match no other text
+        vectors = TfidfTransformer(sublinear_tf=True).fit_transform(self.counts_[:, seen])
+        parts = [(train, test, vectors[test]) for train, test in folds]
+        whole = np.asarray(vectors.sum(axis=0)).ravel()
         result = np.empty(labels.shape, dtype=np.float64)
         for start in range(0, len(labels), _BLOCK):
-            block = labels[start:start + _BLOCK].astype(np.float64)
-            for train, test in folds:
-                target = (block[:, train] - block[:, train].mean(axis=1, keepdims=True)).T
-                direction = vectors[train].T @ target
-                centre = np.asarray(vectors[train].mean(axis=0)).ravel()
-                result[start:start + _BLOCK, test] = (
-                    vectors[test] @ direction - centre @ direction).T
+            block = labels[start:start + _BLOCK].T.astype(np.float64)
+            valid = vectors.T @ block
+            for train, test, part in parts:
+                # Sums over the training texts: all texts' less the fold's own.
+                total = whole - np.asarray(part.sum(axis=0)).ravel()
+                direction = valid - part.T @ block[test]
+                direction -= total[:, None] * block[train].mean(axis=0)
+                scores = part @ direction - (total / len(train)) @ direction
+                result[start:start + _BLOCK, test] = scores.T
         return result

@@ -22,6 +22,7 @@ __all__ = [
     "label_aurocs",
     "permutation_p_value",
     "shuffled_labels",
+    "within_aurocs",
 ]
 
 Array = NDArray[np.float64]
@@ -48,10 +49,7 @@ def shuffled_labels(labels: ArrayLike, problems: Sequence[Any] | NDArray[Any], n
         raise ParameterError(f"expected a scheme of {', '.join(SCHEMES)} and n of at least 1, got "
                              f"{scheme!r} and {n}")
     y = as_labels(labels)
-    _, index = as_groups(problems, y.size)
-    sizes = np.bincount(index)
-    rows = np.split(np.argsort(index, kind="stable"), np.cumsum(sizes)[:-1])
-    blocks = [np.stack([rows[p] for p in np.flatnonzero(sizes == s)]) for s in np.unique(sizes)]
+    blocks = _equal_problems(problems, y.size)
     rng = np.random.default_rng(seed)
     drawn = np.empty((n, y.size), dtype=np.int64)
     for i in range(n):
@@ -59,6 +57,14 @@ def shuffled_labels(labels: ArrayLike, problems: Sequence[Any] | NDArray[Any], n
             dealt = y[rng.permutation(block) if scheme == "problems" else block]
             drawn[i, block] = rng.permuted(dealt, axis=1)
     return drawn
+
+
+def _equal_problems(problems: Sequence[Any] | NDArray[Any], n: int) -> list[NDArray[np.int64]]:
+    """For each number of traces, the rows of the problems that have as many (problems, traces)."""
+    _, index = as_groups(problems, n)
+    sizes = np.bincount(index)
+    rows = np.split(np.argsort(index, kind="stable"), np.cumsum(sizes)[:-1])
+    return [np.stack([rows[p] for p in np.flatnonzero(sizes == s)]) for s in np.unique(sizes)]
 
 
 def blind_folds(problems: Sequence[Any] | NDArray[Any], n_splits: int, seed: int = 0
@@ -109,3 +115,22 @@ def label_aurocs(values: Array, labels: NDArray[np.int64]) -> Array:
     invalid = labels.shape[1] - valid
     sums = labels.astype(np.float64) @ midranks(values)
     return np.asarray((sums - valid * (valid + 1) / 2) / (valid * invalid))
+
+
+def within_aurocs(scores: Array, labels: NDArray[np.int64],
+                  problems: Sequence[Any] | NDArray[Any]) -> Array:
+    """(B,) mean AUROC inside mixed problems, of each row of scores (B, N) under its labels (B, N).
+
+    As :func:`validator.metrics.within_problem_auroc`, for many at once; NaN where no problem is
+    mixed.
+    """
+    total, mixed = np.zeros(len(scores)), np.zeros(len(scores))
+    for block in _equal_problems(problems, scores.shape[1]):
+        for i, (s, y) in enumerate(zip(scores[:, block], labels[:, block], strict=True)):
+            above = np.sign(s[:, :, None] - s[:, None, :]) / 2 + 0.5
+            pairs = y[:, :, None] * (1 - y[:, None, :])
+            count = pairs.sum(axis=(1, 2))
+            value = (above * pairs).sum(axis=(1, 2))[count > 0] / count[count > 0]
+            total[i] += value.sum()
+            mixed[i] += value.size
+    return np.divide(total, mixed, out=np.full(len(scores), np.nan), where=mixed > 0)

@@ -95,7 +95,7 @@ def load_artifact(path: Path | str, expect: Provenance | None = None) -> Artifac
         raise _damaged(folder / _MODEL)
     try:
         classifier = decode_classifier(json.loads(model))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder} is not what format version {FORMAT_VERSION} holds "
                             f"({error!r}); train again") from error
     return Artifact(classifier, provenance, tuple(manifest["feature_names"]), manifest)

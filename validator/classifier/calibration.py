@@ -53,7 +53,8 @@ Calibrator = SigmoidCalibrator | IsotonicCalibrator
 
 def fit_calibrator(method: str, margins: Array, y: Array, weights: Array) -> Calibrator:
     """The calibrator of the given name in :data:`METHODS`; arguments as :func:`fit_sigmoid`."""
-    return {"sigmoid": fit_sigmoid, "isotonic": fit_isotonic}[method](margins, y, weights)
+    fit = fit_sigmoid if method == "sigmoid" else fit_isotonic
+    return fit(margins, y, weights)
 
 
 def fit_sigmoid(margins: Array, y: Array, weights: Array) -> SigmoidCalibrator:
@@ -68,11 +69,13 @@ def fit_sigmoid(margins: Array, y: Array, weights: Array) -> SigmoidCalibrator:
     valid = float(weights @ y)
     invalid = float(weights @ (1 - y))
     target = np.where(y == 1, (valid + 1) / (valid + 2), 1 / (invalid + 2))
-    center = np.average(margins, weights=weights)
-    spread = np.sqrt(np.average((margins - center) ** 2, weights=weights)) or 1.0
-    slope, intercept = _unpenalised((margins - center) / spread, target, weights)
-    if slope > 0:
-        return SigmoidCalibrator(float(intercept - slope * center / spread), float(slope / spread))
+    spread = np.ptp(margins)
+    if spread > 0:
+        center = np.average(margins, weights=weights)
+        slope, intercept = _unpenalised((margins - center) / spread, target, weights)
+        if slope > 0:
+            return SigmoidCalibrator(float(intercept - slope * center / spread),
+                                     float(slope / spread))
     share = float(np.average(target, weights=weights))
     _warn_level(share)
     return SigmoidCalibrator(float(np.log(share / (1 - share))), 0.0)

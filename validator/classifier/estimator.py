@@ -75,7 +75,8 @@ class ValidityClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     n_components : int, principal components kept of the standardised columns [all columns].
     calibration : None, "sigmoid" (Platt 1999) or "isotonic" (Zadrozny and Elkan 2002): fitted to
         margins of the inner folds' held-out rows, under models fitted like the final one (with its
-        number of trees); the final model is fitted to all rows.
+        number of trees); the final model is fitted to all rows. Where those margins do not rank
+        valid above invalid, all traces get the same P(valid), with a CalibrationWarning.
     calibration_folds : int >= 2, inner folds of the calibration and of the early stopping.
     class_weight : None, "balanced" (classes weigh the same in the loss) or a dict label -> weight.
         Multiplies ``sample_weight``, for the calibrator too: P(valid) is then that of traces of
@@ -158,12 +159,13 @@ class ValidityClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         settings = {name: default if getattr(self, name) is None else getattr(self, name)
                     for name, default in DEFAULTS[self.kind].items()}
-        stops = self.kind == "xgboost" and self.early_stopping_rounds is not None
+        patience = self.early_stopping_rounds if self.kind == "xgboost" else None
         folds: list[Fold] = []
-        if stops or self.calibration is not None:
+        if patience is not None or self.calibration is not None:
             folds = inner_folds(data.X, data.y, problems, self.calibration_folds, seed)
-        if stops:
-            settings["n_estimators"] = self._tree_count(data, folds, settings, seed)
+        if patience is not None:
+            trees = self._tree_count(data, folds, settings, seed, patience)
+            settings["n_estimators"] = trees
         self.calibrator_ = self._fit_calibrator(data, folds, settings, seed)
         inputs, self.head_, self.n_iter_ = self._fit_model(data, settings, seed)
         self.columns_, self.design_ = inputs.columns, inputs.design
@@ -243,7 +245,7 @@ class ValidityClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return fit_calibrator(self.calibration, out_of_fold(folds, part), data.y, data.loss)
 
     def _tree_count(self, data: TrainingRows, folds: Sequence[Fold], settings: Mapping[str, Any],
-                    seed: int) -> int:
+                    seed: int, patience: int) -> int:
         def parts() -> Iterator[tuple[Labelled, Labelled]]:
             for fold in folds:
                 train, test = map(data.take, fold)
@@ -251,5 +253,5 @@ class ValidityClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 yield ((inputs.transform(train.X), train.y, train.loss),
                        (inputs.transform(test.X), test.y, test.loss))
 
-        return best_tree_count(parts(), patience=self.early_stopping_rounds, seed=seed,
+        return best_tree_count(parts(), patience=patience, seed=seed,
                                threads=thread_count(self.n_jobs), **settings)

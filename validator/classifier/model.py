@@ -31,7 +31,7 @@ class Inputs:
 
     def select(self, X: Array) -> Array:
         """(N, F) features -> (N, k)."""
-        return X if self.columns is None else X[:, self.columns]
+        return X if self.columns is None else X.take(self.columns, axis=1)
 
     def transform(self, X: Array) -> Array:
         """(N, F) features -> (N, D), what the head reads."""

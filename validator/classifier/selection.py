@@ -59,4 +59,4 @@ def _distances(rows: Array, y: Array, weights: Array) -> Array:
     # that a column and its negative tie exactly
     concordant = (valid * (below + upto)).sum(axis=1)
     pairs = valid.sum(axis=1) * invalid.sum(axis=1)
-    return np.abs(concordant - pairs) / (2 * np.where(pairs > 0, pairs, 1.0))
+    return np.asarray(np.abs(concordant - pairs) / (2 * np.where(pairs > 0, pairs, 1.0)))

@@ -115,8 +115,9 @@ def cohens_d_statistic(labels: ArrayLike, scores: ArrayLike, resampler: Resample
 def mann_whitney_p(labels: ArrayLike, scores: ArrayLike) -> float:
     """Two-sided p-value of the U test (Mann and Whitney 1947), in its normal approximation.
 
-    Corrected for ties and continuity. It takes every trace as independent. Traces of one problem are not, and then it rejects too
-    often: see :func:`validator.metrics.permutation_p`. ``labels``, ``scores`` (N,).
+    Corrected for ties and continuity. It takes every trace as independent. Traces of one problem
+    are not, and then it rejects too often: see :func:`validator.metrics.permutation_p`.
+    ``labels``, ``scores`` (N,).
     """
     y = as_labels(labels)
     s = as_scores(scores, y.size)
@@ -202,7 +203,8 @@ def midranks(values: NDArray[np.floating]) -> tuple[Array, Array]:
     mid = np.repeat(starts % n + (sizes + 1) / 2, sizes).reshape(f, n)
     np.put_along_axis(ranks, order, mid, axis=1)
     cubes = sizes.astype(np.float64) ** 3 - sizes
-    return ranks, np.bincount(starts // n, weights=cubes, minlength=f)
+    ties: Array = np.bincount(starts // n, weights=cubes, minlength=f).astype(np.float64)
+    return ranks, ties
 
 
 def _effects(y: Labels, values: NDArray[np.floating], index: Labels) -> Array:
@@ -243,8 +245,9 @@ def _column_d(y: Labels, values: Array) -> Array:
                   np.zeros(len(values)))
     sd = np.sqrt(squares / (y.size - 2))
     spread = (np.ptp(valid, axis=1) > 0) | (np.ptp(invalid, axis=1) > 0)  # exact, unlike sd > 0
-    return np.divide(valid.mean(axis=1) - invalid.mean(axis=1), sd,
-                     out=np.full(len(values), np.nan), where=spread)
+    d: Array = np.full(len(values), np.nan)
+    np.divide(valid.mean(axis=1) - invalid.mean(axis=1), sd, out=d, where=spread)
+    return d
 
 
 def _blocks(X: NDArray[np.floating], names: Sequence[str]) -> Iterator[tuple[Labels, Labels]]:

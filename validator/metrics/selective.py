@@ -16,7 +16,6 @@ from validator.errors import LabelError, ParameterError, ScoreError
 from validator.metrics.bootstrap import Resampler, Statistic
 from validator.metrics.calibration import aurc
 from validator.metrics.inputs import as_labels, as_probabilities, as_scores
-from validator.metrics.ranking import length_bins
 
 __all__ = [
     "ReliabilityBins",
@@ -49,8 +48,8 @@ class ReliabilityBins(NamedTuple):
     """(M,) mean P(valid)."""
     share_valid: Array
     """(M,)."""
-    count: NDArray[np.int64]
-    """(M,) traces, at least one."""
+    counts: NDArray[np.int64]
+    """(M,) traces in the bin, at least one."""
     low: Array
     """(M,) lower end of the interval of ``share_valid``."""
     high: Array
@@ -120,7 +119,9 @@ def selective_risk_statistic(labels: ArrayLike, answered: ArrayLike,
 
     def ratio(counts: NDArray[np.int64]) -> Array:
         top, bottom = counts @ wrong, counts @ given
-        return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+        risk: Array = np.full(top.shape, np.nan)
+        np.divide(top, bottom, out=risk, where=bottom > 0)
+        return risk
 
     return ratio
 
@@ -139,21 +140,21 @@ def reliability_bins(labels: ArrayLike, probs: ArrayLike, bins: int = 10,
                      level: float = 0.95) -> ReliabilityBins:
     """What a reliability diagram shows (DeGroot and Fienberg 1983; Guo et al. 2017).
 
-    ``"width"`` bins are those of :func:`ece`, ((m-1)/bins, m/bins]; ``"count"`` bins are quantile
-    intervals of ``probs``, so that equal probabilities share a bin. Bins without a trace are left
-    out. The interval is Wilson's (1927), which takes the traces of a bin as independent: where they
-    come in problems it is too narrow. ``labels``, ``probs`` (N,).
+    ``"width"`` bins are those of :func:`ece`, ((m-1)/bins, m/bins]; ``"count"`` bins are closed on
+    the right too, edge m at the probability of rank ceil(m N / bins), counted from 1, so that equal
+    probabilities share a bin. Bins without a trace are left out. The interval is Wilson's (1927),
+    which takes the traces of a bin as independent: where they come in problems it is too narrow.
+    ``labels``, ``probs`` (N,).
     """
     if bins < 1 or not 0 < level < 1:
         raise ParameterError(f"expected bins >= 1 and level in (0, 1), got {bins} and {level}")
     y = as_labels(labels)
     p = as_probabilities(probs, y.size)
-    if strategy == "width":
-        where = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], p, side="left")
-    elif strategy == "count":
-        where = length_bins(p, y.size, bins)
-    else:
+    if strategy not in ("count", "width"):
         raise ParameterError(f"strategy must be 'count' or 'width', got {strategy!r}")
+    ranks = -(-np.arange(1, bins) * y.size // bins)
+    edges = np.linspace(0, 1, bins + 1)[1:-1] if strategy == "width" else np.sort(p)[ranks - 1]
+    where = np.searchsorted(edges, p, side="left")
     bin_of, count = np.unique(where, return_inverse=True, return_counts=True)[1:]
     share = np.bincount(bin_of, weights=y) / count
     return ReliabilityBins(np.bincount(bin_of, weights=p) / count, share, count,

@@ -45,7 +45,7 @@ class PrincipalAxes(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     (part of the training variance that the axes keep).
     """
 
-    def __init__(self, n_components: int = 256, *, n_iter: int = 4, random_state: int = 0) -> None:
+    def __init__(self, n_components: int = 512, *, n_iter: int = 2, random_state: int = 0) -> None:
         self.n_components = n_components
         self.n_iter = n_iter
         self.random_state = random_state

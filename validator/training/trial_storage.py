@@ -9,16 +9,15 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-import optuna
 from filelock import FileLock
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 
 from validator.errors import StoreError
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 
 __all__ = ["is_alive", "opened", "this_process", "without_password"]
 
@@ -33,6 +32,9 @@ def opened(storage: str | Path) -> Iterator[BaseStorage]:
     Raises:
         StoreError: a file that is no journal or damaged, a database that cannot be reached.
     """
+    import optuna
+    from optuna.storages import RDBStorage
+
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     found: BaseStorage | None = None
@@ -53,6 +55,8 @@ def without_password(url: str) -> str:
 
 
 def _database(url: str) -> RDBStorage:
+    from optuna.storages import RDBStorage
+
     shown = without_password(url)
     # a writer of SQLite waits for the others
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
@@ -64,8 +68,8 @@ def _database(url: str) -> RDBStorage:
                          "URL such as sqlite:///trials.db whose driver is installed") from error
 
 
-class _ProcessLock(BaseJournalFileLock):
-    """A lock that the kernel takes back from a process that dies.
+class _ProcessLock:
+    """A lock that the kernel takes back from a process that dies, in the form Optuna asks for.
 
     Optuna's own would keep the others waiting for 30 seconds, and then be broken by them.
     """
@@ -74,14 +78,19 @@ class _ProcessLock(BaseJournalFileLock):
         self._lock = FileLock(path.with_name(f"{path.name}.lock"))
 
     def acquire(self) -> bool:
+        """Wait for the lock."""
         self._lock.acquire()
         return True
 
     def release(self) -> None:
+        """Give it back."""
         self._lock.release()
 
 
 def _journal(path: Path) -> JournalStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _ProcessLock(path)
@@ -90,7 +99,7 @@ def _journal(path: Path) -> JournalStorage:
             _drop_half_a_line(path)
         finally:
             lock.release()
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, lock)))
     except OSError as error:
         raise StoreError(f"cannot write {path} ({error.strerror}); give another file for the "
                          "trials") from error

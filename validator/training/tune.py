@@ -12,8 +12,9 @@ from filelock import FileLock
 from sklearn.base import clone
 
 from validator.classifier import load_artifact, save_artifact
+from validator.classifier.venn_abers import CALIBRATION
 from validator.errors import ArtifactError, ParameterError, ValidatorError
-from validator.scoring import CALIBRATION, read_by_artifact
+from validator.families import read_by_artifact
 from validator.splits import problem_folds
 from validator.training.search_space import SearchSpace, Setting
 from validator.training.tuning_data import Fold, TuningData
@@ -133,7 +134,11 @@ def _run_all(searches: Sequence[Search], objectives: Sequence[FoldScores], n_tri
 
 def _save(data: TuningData, setting: Setting, outer: Sequence[Fold], result: TuningResult,
           metadata: Mapping[str, Any]) -> None:
-    """Fit the final setting on everything; its manifest states the outer numbers."""
+    """Fit the final setting on everything; its manifest states the outer numbers.
+
+    P(valid) is calibrated on this setting's own out-of-fold margins, which are on the scale of the
+    classifier saved; those of the outer folds' choices need not be.
+    """
     matrix = data.matrices[setting.feature_set]
     fitted = clone(setting.classifier).fit(data.values(setting), data.y, groups=data.groups)
     notes = {

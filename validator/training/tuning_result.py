@@ -69,8 +69,8 @@ class TuningResult:
     difference: Interval
     """Tuned minus default, paired."""
     pooled: Mapping[str, Interval]
-    """The same over all pairs, which also compares the margins of different models; these need not
-    be on one scale when folds choose different classifiers."""
+    """The same and ``difference`` over all pairs. Some of these compare margins of different
+    models, which need not be on one scale when folds choose different classifiers."""
     folds: tuple[TunedFold, ...]
     final: TunedFold
     """The search on all traces, whose setting the artifact holds."""
@@ -130,7 +130,8 @@ def judge(data: TuningData, space: SearchSpace, outer: Sequence[Fold], bests: Se
     same = {key: stratified_statistic(data.y, s, fold_of_row, resampler)
             for key, s in scores.items()}
     pooled = {key: auroc_statistic(data.y, s, resampler) for key, s in scores.items()}
-    return TuningResult(output, *_intervals(same, resampler), _intervals(pooled, resampler)[0],
+    values, difference = _intervals(pooled, resampler)
+    return TuningResult(output, *_intervals(same, resampler), {**values, "difference": difference},
                         tuple(folds), final, {**facts, "resamples": RESAMPLES})
 
 
