@@ -64,7 +64,7 @@ def test_tables_verdict_artifact_and_json_file(
     code = run(feature_file, "--folds", 3, "--save-artifact", artifact, "--json-output", numbers)
     out = " ".join(capsys.readouterr().out.split())
     assert code == 0
-    for expected in ("at equal step", "most frequent step in training", "F1", "verdict",
+    for expected in ("at equal step", "most frequent in training", "F1", "verdict",
                      "20 of 120 steps have no label", "artifact:"):
         assert expected in out
     saved = json.loads(numbers.read_text())

@@ -110,8 +110,8 @@ def test_planted_signal_is_found_by_every_measure(compared: StepComparison) -> N
 
 
 def test_no_signal_is_said_plainly() -> None:
-    verdict = compare_steps(
-        cross_validate_steps(step_features(0.0, 5), CLASSIFIER, n_splits=3), n_resamples=200).verdict
+    oof = cross_validate_steps(step_features(0.0, 5), CLASSIFIER, n_splits=3)
+    verdict = compare_steps(oof, n_resamples=200).verdict
     assert verdict.count("it cannot be shown that spectra add") == 2
 
 
@@ -249,7 +249,7 @@ def test_hidden_states_are_a_baseline_where_columns_hold_them() -> None:
     best = {d.metric: d.baseline for d in comparison.against_best}
     assert "probe" in best["auroc"]
     assert list(comparison.nested) == ["position + length + log-prob + surface",
-                                       "those and hidden states"]
+                                       "all these and hidden states"]
 
 
 def test_traces_whose_first_error_is_not_known_are_left_out_by_count() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,9 +45,11 @@ def source_scores(sources: NDArray[Any], labels: NDArray[np.int64], folds: Folds
     return scores
 
 
-def text_scores(table: NgramTable, labels: NDArray[np.int64], folds: Folds) -> Array:
-    """(N,) out-of-fold log-odds of the logistic n-gram model of ``table``."""
+def text_scores(table: NgramTable, labels: NDArray[np.int64], folds: Folds,
+                progress: Callable[[], None] = lambda: None) -> Array:
+    """(N,) out-of-fold log-odds of the logistic n-gram model of ``table``, fold by fold."""
     scores = np.full(len(labels), np.nan)
     for train, test in folds:
         scores[test] = table.fit_score(train, test, labels)
+        progress()
     return scores

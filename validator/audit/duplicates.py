@@ -93,7 +93,7 @@ def _similar(texts: Sequence[str], threshold: float) -> list[tuple[int, int, flo
     sets: Any = CountVectorizer(analyzer=_shingles, binary=True, dtype=np.int32).fit_transform(
         texts)
     sizes: NDArray[np.int64] = np.diff(sets.indptr).astype(np.int64)
-    found = []
+    found: list[tuple[int, int, float]] = []
     for start in range(0, len(texts), _BLOCK):
         shared = (sets[start:start + _BLOCK] @ sets.T).tocoo()
         i, j = shared.row + start, shared.col

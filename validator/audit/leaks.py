@@ -1,4 +1,4 @@
-"""Does something that should not matter tell the classes apart? One test each, one level for all."""
+"""Does what should not matter tell the classes apart? One test each, one level for all."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Leak:
     key: str
     """``length``, ``question``, ``formatting``, ``source`` or ``surface``."""
     name: str
-    """What separates the classes most, e.g. ``trailing newline``."""
+    """What separates the classes most, e.g. ``formatting (trailing newline)``."""
     auroc: Interval | None
     """Of that, signed: below one half, more of it means invalid. None where too few resamples of
     the problems hold both classes."""
@@ -82,7 +82,8 @@ def standardised(statistics: Array, two_sided: bool = True) -> Array:
     distance = statistics - statistics.mean(axis=0)
     spread = statistics.std(axis=0)
     # Rounding alone is no spread.
-    z = np.divide(distance, spread, out=np.zeros_like(distance), where=spread > 1e-12)
+    z: Array = np.zeros_like(distance)
+    np.divide(distance, spread, out=z, where=spread > 1e-12)
     return np.abs(z) if two_sided else z
 
 
@@ -124,7 +125,8 @@ def find_leaks(sample: Sample, judge: Judge, *, n_permutations: int = 499, n_spl
     lengths = {f"completion length in {sample.unit}": sample.lengths,
                "completion length in words": sample.words}
     question = {"question length": sample.question_lengths}
-    looks = dict(zip(FORMATTING, formatting.T, strict=True))
+    looks = {f"formatting ({name})": column
+             for name, column in zip(FORMATTING, formatting.T, strict=True)}
     found = [_scalars(key, columns, labels, sample.problems) for key, columns in
              (("length", lengths), ("question", question), ("formatting", looks))]
     if judge.several:
@@ -176,7 +178,8 @@ def _surface(table: NgramTable, labels: Labels, folds: Folds, problems: NDArray[
 
 
 def _leak(found: _Found, y: Labels, judge: Judge, adjusted: float) -> Leak:
-    flagged, pooled, within = adjusted <= LEVEL, judge.auroc(found.scores), judge.within(found.scores)
+    flagged = adjusted <= LEVEL
+    pooled, within = judge.auroc(found.scores), judge.within(found.scores)
     known = [auroc(y, found.scores), *([within.estimate] if within else [])]
     return Leak(found.key, found.name, pooled, within, found.p_value, adjusted, flagged,
                 severity(*known) if flagged else "")

@@ -133,4 +133,6 @@ def within_aurocs(scores: Array, labels: NDArray[np.int64],
             value = (above * pairs).sum(axis=(1, 2))[count > 0] / count[count > 0]
             total[i] += value.sum()
             mixed[i] += value.size
-    return np.divide(total, mixed, out=np.full(len(scores), np.nan), where=mixed > 0)
+    mean: Array = np.full(len(scores), np.nan)
+    np.divide(total, mixed, out=mean, where=mixed > 0)
+    return mean

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,11 +128,16 @@ def question_texts(traces: Sequence[Trace]) -> list[str]:
     What is shared (exemplars, instructions, ``Answer:``) is no part of the question. Empty for
     all where every prompt is the same.
     """
-    prompts = sorted({t.prompt for t in traces})
-    start = len(os.path.commonprefix(prompts))
-    backwards = [p[start:][::-1] for p in prompts]
-    end = len(os.path.commonprefix(backwards))
+    start = _shared([t.prompt for t in traces])
+    end = _shared([t.prompt[start:][::-1] for t in traces])
     return [t.prompt[start:len(t.prompt) - end] for t in traces]
+
+
+def _shared(texts: Sequence[str]) -> int:
+    """Leading characters that all texts share: those of the first and the last in sorted order."""
+    low, high = min(texts), max(texts)
+    differ = (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
+    return next(differ, len(low))
 
 
 def _labelled(traces: Sequence[Trace]) -> list[int]:

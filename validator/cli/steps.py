@@ -83,9 +83,13 @@ def _show(comparison: StepComparison, title: str) -> None:
               "95% intervals over problems")
     _print_rows(header, "P(step valid)", comparison.ranking, RANKING_METRICS)
     if comparison.location:
-        header = (f"The first error of {facts['judged_traces']} traces, {facts['with_error']} with "
-                  "one: the lowest score, or the first below a threshold")
-        _print_rows(header, "rule", comparison.location, LOCATION_METRICS)
+        header = f"Naming the first error of the {facts['with_error']} traces with one"
+        forced = {m: n for m, n in LOCATION_METRICS.items() if m.startswith("lowest")}
+        _print_rows(header, "rule", comparison.location, forced)
+        header = (f"Naming it or none, by a threshold from training folds: "
+                  f"{facts['judged_traces']} traces")
+        free = {m: n for m, n in LOCATION_METRICS.items() if m not in (*forced, "near")}
+        _print_rows(header, "rule", comparison.location, free)
     for note in comparison.notes:
         out.print(note, markup=False)
     out.print(Panel(comparison.verdict, title="verdict", title_align="left"))
@@ -102,7 +106,6 @@ def _print_rows(
 
 
 def _shown(value: Interval | None) -> str:
-    """Estimate over interval, so that the columns fit a terminal."""
     if value is None:
         return "n/a"
     low, high = (f"{end:.2f}".removeprefix("0") for end in (value.low, value.high))

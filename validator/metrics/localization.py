@@ -101,7 +101,7 @@ def hits(predicted: ArrayLike, truth: ArrayLike, tolerance: int = 0) -> Array:
     where = _as_truth(truth, np.size(predicted))
     p = np.asarray(predicted, dtype=np.int64)
     near = (np.abs(p - where) <= tolerance) & (p >= 0) & (where >= 0)
-    return (near | (p == where)).astype(np.float64)
+    return np.asarray(near | (p == where), dtype=np.float64)
 
 
 def random_hits(sizes: ArrayLike, truth: ArrayLike, tolerance: int = 0, *,

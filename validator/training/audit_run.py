@@ -88,7 +88,7 @@ def audit(
     sample = (Sample.of_features(subject) if isinstance(subject, FeatureMatrix)
               else Sample.of_traces(subject))
     run = _Run(sample, classifier or ValidityClassifier(), n_splits, n_permutations, seed,
-               Judge(sample, n_resamples, seed, caliper), _Ticker(progress))
+               Judge(sample, n_resamples, seed, caliper), progress)
     scores = run.scores()
     transferred, missing = run.transfer()
     alone, formatting = run.alone(scores["surface"])
@@ -112,13 +112,10 @@ def merged(traces: Sequence[Trace]) -> tuple[Trace, ...]:
 
 
 class _Ticker:
-    """Turns steps done here and there into one (done, total); the total grows as work is found."""
+    """Turns steps done here and there into calls of (done, total)."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress, self.done, self.total = progress, 0, 0
-
-    def expect(self, steps: int) -> None:
-        self.total += steps
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.done, self.total = progress, 0, total
 
     def __call__(self) -> None:
         self.done += 1
@@ -130,23 +127,25 @@ class _Run:
     """The parts of one audit, which share folds, resamples and n-gram counts."""
 
     def __init__(self, sample: Sample, classifier: ValidityClassifier, n_splits: int,
-                 n_permutations: int, seed: int, judge: Judge, tick: _Ticker) -> None:
-        self.sample, self.classifier, self.judge, self.tick = sample, classifier, judge, tick
+                 n_permutations: int, seed: int, judge: Judge, progress: Progress | None
+                 ) -> None:
+        self.sample, self.classifier, self.judge = sample, classifier, judge
         self.n_splits, self.n_permutations, self.seed = n_splits, n_permutations, seed
         self.y, self.problems = sample.labels, sample.problems
         self.folds = problem_folds(self.problems, self.y, n_splits, seed)
         self.groups = source_groups(sample.sources)
-        tick.expect(n_splits * (2 + len(np.unique(self.groups)) * judge.several) + 1)
         self.table = NgramTable("char").fit(surface_texts(sample.traces))
         where = sample.features
         self.learned = None if where is None else where.values[
             :, column_families(where.names)["learned"]]
+        fitted = 1 if self.learned is None else 2  # scores carried over to unseen sources
+        carried = fitted * len(np.unique(self.groups)) if judge.sources else 0
+        self.tick = _Ticker(progress, n_splits * (1 + carried) + 3)
 
     def scores(self) -> Mapping[str, Array]:
         """Out-of-fold scores by key of FAMILIES; of text alone, length and surface."""
         if self.sample.features is None:
-            surface = text_scores(self.table, self.y, self.folds)
-            self.tick()
+            surface = text_scores(self.table, self.y, self.folds, self.tick)
             return {"length": self.sample.lengths, "surface": surface}
         return cross_validate(
             self.sample.features, self.classifier, n_splits=self.n_splits, seed=self.seed,
@@ -174,7 +173,6 @@ class _Run:
         parts: dict[str, Callable[[Rows, Rows], Array]] = {"surface": surface}
         if self.learned is not None:
             parts["learned"] = self._fit_learned
-            self.tick.expect(len(splits))
         return {key: transfer_scores(splits, part, len(self.y), self.tick)
                 for key, part in parts.items()}, ""
 
@@ -243,6 +241,7 @@ class _Run:
         found = [*self._shuffle(name, fit, "problems", ("pooled",))]
         if self.judge.within(np.zeros(len(self.y))) is not None:
             found += self._shuffle(name, fit, "within", ("within", "pooled"))
+        self.tick()
         return tuple(found)
 
     def _refitted(self) -> tuple[str, Callable[[NDArray[np.int64]], Array]]:

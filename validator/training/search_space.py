@@ -44,8 +44,8 @@ class Dimension:
     choices: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 0.0
-    only_if: Mapping[str, str] = field(default_factory=dict)
-    """Other dimensions and the value they must have for this one to be asked."""
+    only_if: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Other dimensions and the values they must have for this one to be asked."""
 
     def ask(self, trial: Suggester) -> Any:
         """A value from the trial; whole where the default is."""
@@ -61,7 +61,7 @@ class Dimension:
             "low": self.low, "high": self.high, "scale": "log",
             "type": type(self.default).__name__}
         return {"name": self.name, **values, "default": self.default,
-                "only_if": dict(self.only_if)}
+                "only_if": {key: list(allowed) for key, allowed in self.only_if.items()}}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +115,7 @@ class SearchSpace:
         params: dict[str, Any] = {}
         for d in self.dimensions:
             known = {**self.defaults, **params}
-            if all(known[key] == value for key, value in d.only_if.items()):
+            if all(known[key] in allowed for key, allowed in d.only_if.items()):
                 params[d.name] = d.ask(trial)
         return params
 
@@ -141,19 +141,23 @@ class SearchSpace:
     def _column_dimensions(self) -> list[Dimension]:
         found = [Dimension("feature_set", next(iter(self.sets)), tuple(self.sets))]
         for name, columns in self.sets.items():
-            only_if = {"feature_set": name} if len(self.sets) > 1 else {}
-            found += [Dimension(self._key(name, part), "all", columns.options(part),
-                                only_if=only_if) for part in PARTS]
+            always = {"feature_set": (name,)} if len(self.sets) > 1 else {}
+            for part in PARTS:
+                where = columns.spans_with(part)
+                only_if = {**always, self._key(name, "spans"): where} if where else always
+                found.append(Dimension(self._key(name, part), "all", columns.options(part),
+                                       only_if=only_if))
         return found
 
     def _classifier(self, p: Mapping[str, Any], n_columns: int) -> ValidityClassifier:
         common: dict[str, Any] = {
             "class_weight": None if p["class_weight"] == "none" else p["class_weight"],
             "random_state": self.seed, "n_jobs": self.n_jobs}
-        if p["reduction"] != "none":
-            common[REDUCTIONS[p["reduction"]][0]] = p[p["reduction"]]
+        most = p.get(p["reduction"], n_columns)
+        if most < n_columns:
+            common[REDUCTIONS[p["reduction"]][0]] = most
         if p["reduction"] == "selected_columns":
-            n_columns = p["selected_columns"]
+            n_columns = min(most, n_columns)
         if p["kind"] == "logistic":
             own: dict[str, Any] = {"C": p["logistic_C_times_columns"] / n_columns}
         elif p["kind"] == "mlp":
@@ -164,12 +168,16 @@ class SearchSpace:
         return ValidityClassifier(p["kind"], **common, **own)
 
 
-PARTS = ("family", "spans", "layers", "graphs")
+PARTS = ("spans", "graphs", "family", "layers")
 """The ways in which columns are chosen; what is read is what is in all the chosen parts."""
+
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "graphs": ("all", "head_mean", "heads"), "family": ("all", "spectra")}
 
 REDUCTIONS: Mapping[str, tuple[str, int]] = {
     "principal_components": ("n_components", 64), "selected_columns": ("n_features", 512)}
-"""Ways to keep less than all columns: the classifier's parameter, and the most that is tried."""
+"""Ways to keep at most so many of the columns: the classifier's parameter, and the most that is
+tried. Where there are no more columns than that, all are kept as they are."""
 
 TREES: Mapping[str, tuple[float, float]] = {
     "max_depth": (1, 6), "n_estimators": (50, 500), "learning_rate": (0.01, 0.3),
@@ -181,7 +189,7 @@ def _reductions(n_columns: int, n_directions: int) -> list[Dimension]:
     most = {"principal_components": min(n_columns, n_directions), "selected_columns": n_columns}
     found = [
         Dimension(name, min(16, cap, most[name]), low=2, high=min(cap, most[name]),
-                  only_if={"reduction": name})
+                  only_if={"reduction": (name,)})
         for name, (_, cap) in REDUCTIONS.items() if most[name] >= 2]
     return [Dimension("reduction", "none", ("none", *(d.name for d in found))), *found]
 
@@ -204,7 +212,7 @@ def _classifier_dimensions(kinds: Sequence[str]) -> list[Dimension]:
 
 
 def _under(d: Dimension, kind: str) -> Dimension:
-    return Dimension(d.name, d.default, d.choices, d.low, d.high, {"kind": kind})
+    return Dimension(d.name, d.default, d.choices, d.low, d.high, {"kind": (kind,)})
 
 
 class _Columns:
@@ -224,14 +232,25 @@ class _Columns:
 
     def options(self, part: str) -> tuple[str, ...]:
         """What may be chosen of a part: ``all``, and what is a real part of it."""
-        if part == "family":
-            return ("all", "spectra") if 0 < len(self.spectra) < len(self.names) else ("all",)
         if part == "spans":
             return ("all", *_subsets(sorted({c.span for c in self.parsed})))
         if part == "layers":
             return ("all", *(THIRDS if len(self.layers) >= 3 else ()))
-        heads = {c.head is not None for c in self.parsed}
-        return ("all", "head_mean", "heads") if len(heads) == 2 else ("all",)
+        return OPTIONS[part] if self._differ(part, "all") else ("all",)
+
+    def spans_with(self, part: str) -> tuple[str, ...]:
+        """The spans in which graphs or families can be told apart, unless it is in all."""
+        spans = self.options("spans")
+        found = tuple(s for s in spans if part in OPTIONS and self._differ(part, s))
+        return found if len(found) < len(spans) else ()
+
+    def _differ(self, part: str, spans: str) -> bool:
+        """Whether the columns of some spans are of two graphs, or of two families."""
+        wanted = set(spans.split("+"))
+        return len({
+            c.head is None if part == "graphs" else name in self.spectra
+            for name, c in zip(self.names, self.parsed, strict=True)
+            if spans == "all" or c.span in wanted}) == 2
 
     def pick(self, family: str, spans: str, layers: str, graphs: str) -> tuple[str, ...]:
         """The columns that are in all the named parts. Raises ParameterError for none."""

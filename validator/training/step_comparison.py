@@ -41,7 +41,7 @@ RANKING_METRICS = {
 
 NESTED = {
     "position + length + log-prob + surface": ("baselines+learned", "baselines"),
-    "those and hidden states": ("baselines+probe+learned", "baselines+probe"),
+    "all these and hidden states": ("baselines+probe+learned", "baselines+probe"),
 }
 """What spectra are added to -> (family with spectra, the same without)."""
 

@@ -9,8 +9,8 @@ from typing import Any
 from sklearn.base import clone
 
 from validator.classifier import ValidityClassifier, save_artifact
-from validator.families import learned_names
-from validator.scoring import CALIBRATION, read_by_artifact
+from validator.classifier.venn_abers import CALIBRATION
+from validator.families import learned_names, read_by_artifact
 from validator.training.step_comparison import StepComparison
 from validator.training.steps import CrossValidatedSteps
 

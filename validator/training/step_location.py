@@ -25,17 +25,18 @@ from validator.training.steps import CrossValidatedSteps
 __all__ = ["BLIND", "LOCATION_METRICS", "Location"]
 
 LOCATION_METRICS = {
-    "lowest": "lowest score",
-    "lowest_near": "lowest +-1",
-    "exact": "first below",
-    "near": "first below +-1",
+    "lowest": "exact",
+    "lowest_near": "within one step",
+    "exact": "exact",
+    "near": "within one step",
     "none": "no error seen",
     "f1": "F1",
     "f1_at_length": "F1 at equal length",
 }
-"""Every measure of a localisation and its name in tables: ``lowest``, ``exact`` and their
-``near`` are accuracies on traces with an error, ``none`` is the accuracy on traces without."""
-BLIND = {"first": "always the first step", "usual": "most frequent step in training",
+"""Every measure of a localisation and its name in tables. ``lowest``: accuracy on traces with an
+error when the lowest step is named; ``exact``: when it is the first below a threshold; ``none``:
+accuracy on traces without an error."""
+BLIND = {"first": "always the first step", "usual": "most frequent in training",
          "random": "at random (expected)"}
 """Rules that look at no step."""
 

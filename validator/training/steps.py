@@ -39,7 +39,7 @@ STEP_FAMILIES = {
     "spectra": "attention spectra",
     "learned": "spectra + token signals",
     "baselines+learned": "all four + spectra",
-    "baselines+probe+learned": "all four + hidden states + spectra",
+    "baselines+probe+learned": "all four + states + spectra",
 }
 """Every P(step valid) and its name in tables; those of hidden states only where columns hold
 them."""
@@ -61,8 +61,9 @@ _STACKS: Mapping[str, tuple[str, ...]] = {
 """What each logistic regression reads: columns as they are, inner out-of-fold scores of models."""
 
 TEXT_BEFORE = 200
-"""Characters before the step that the surface baseline reads: a whole history of the step costs
-ten times as much, and on PRMBench and BIG-Bench Mistake it ranks steps worse."""
+"""Characters before the step that the surface baseline reads, as a text of their own. One text of
+the step and all before it ranks steps worse (AUROC 0.71 against 0.80 on PRMBench, 0.82 against 0.84
+on BIG-Bench Mistake) and takes several times as long."""
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def is_alive(owner: Mapping[str, Any]) -> bool | None:
     if (owner.get("host"), owner.get("space")) != (platform.node(), _space()):
         return None
     if owner.get("started") is not None:
-        return _started(int(owner["pid"])) == owner["started"]
+        return bool(_started(int(owner["pid"])) == owner["started"])
     return None
 
 
