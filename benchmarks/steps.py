@@ -80,9 +80,8 @@ def _random(rows: int, columns: int) -> FeatureMatrix:
     names = tuple(str(Column(b)) for b in BASELINES) + tuple(
         str(Column("fiedler_value", i // 64, i % 64, "completion",
                    "surprisal" if i % 2 else "")) for i in range(columns - len(BASELINES)))
-    values = rng.normal(size=(rows, 60)).astype(np.float32) @ rng.normal(
-        size=(60, len(names))).astype(np.float32) / 8
-    values += rng.normal(size=values.shape).astype(np.float32)
+    factors = rng.normal(size=(rows, 60)) @ rng.normal(size=(60, len(names))) / 8
+    values = (factors + rng.normal(size=factors.shape)).astype(np.float32)
     words = ["sum", "add", "take", "half", "then", "so", "total", "x", "y", "3", "5", "12"]
     traces = []
     for i in range(rows):

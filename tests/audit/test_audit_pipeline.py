@@ -21,6 +21,7 @@ def test_scores_are_those_of_the_classifier_less_its_intercept(
     X = rng.normal(size=(120, 8)) @ rng.normal(size=(8, columns)) + rng.normal(size=(120, columns))
     X[rng.random(X.shape) < 0.02] = np.nan
     X[:, 1] = 3.0
+    X[:, 2] = np.nan
     problems = np.arange(120) // 4
     labels = rng.integers(0, 2, (3, 120))
     scores = FoldedLogistic(3, C).fit(X, problems).scores(labels)
@@ -29,6 +30,18 @@ def test_scores_are_those_of_the_classifier_less_its_intercept(
             model = ValidityClassifier(C=C).fit(X[train], y[train])
             expected = model.decision_function(X[test]) - model.head_.intercept
             np.testing.assert_allclose(row[test], expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_constants_are_left_out() -> None:
+    """Over many rows the mean of a constant is off by rounding, which would become a column."""
+    rng = np.random.default_rng(0)
+    problems, X = np.arange(2000) // 4, rng.normal(size=(2000, 3))
+    constants = np.tile(rng.uniform(1, 5, 40).astype(np.float32).astype(float), (2000, 1))
+    y = rng.integers(0, 2, (2, 2000))
+    alone = FoldedLogistic(2, 0.3).fit(X, problems).scores(y)
+    beside = FoldedLogistic(2, 0.3).fit(np.hstack([X, constants]), problems).scores(y)
+    np.testing.assert_allclose(beside, alone, atol=1e-7)
+    assert not FoldedLogistic(2).fit(constants, problems).scores(y).any()
 
 
 def test_a_fold_of_one_class_ties_and_does_not_touch_the_others() -> None:

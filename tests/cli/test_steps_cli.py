@@ -76,6 +76,14 @@ def test_tables_verdict_artifact_and_json_file(
     assert manifest["evaluation"]["verdict"] == saved["verdict"]
 
 
+def test_many_steps_without_components_are_said_to_be_slow(
+    feature_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "MANY", 119)
+    assert run(feature_file, "--folds", 3, "--json") == 0
+    assert "120 steps: every exact fit takes minutes" in capsys.readouterr().err
+
+
 def test_json_on_standard_output(feature_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(feature_file, "--folds", 3, "--components", 2, "--json") == 0
     printed = json.loads(capsys.readouterr().out)

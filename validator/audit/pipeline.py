@@ -85,15 +85,20 @@ class FoldedLogistic:
 
 
 def _prepare(X: Array, train: NDArray[np.int64], test: NDArray[np.int64]) -> _Fold:
-    design = fit_design(X[train], np.ones(len(train)))
-    Z, held_out = design.transform(X[train]), design.transform(X[test])
+    blank = np.isnan(X[train]).all(axis=0)
+    varied = (X[train] != X[train[0]]).any(axis=0) & ~blank  # a constant would be all rounding
+    design = fit_design(X[np.ix_(train, varied)], np.ones(len(train)))
+    Z, held_out = (design.transform(X[np.ix_(rows, varied)]) for rows in (train, test))
+    centre = Z.mean(axis=0)  # zero to rounding, which the constant must not see
+    Z, held_out = Z - centre, held_out - centre
     wide = Z.shape[1] > len(train)
     values, vectors = np.linalg.eigh(Z @ Z.T if wide else Z.T @ Z)
-    kept = values > values[-1] * max(Z.shape) * np.finfo(np.float64).eps
+    kept = values > values.max(initial=0.0) * max(Z.shape) * np.finfo(np.float64).eps
     vectors = vectors[:, kept]
     if wide:  # left singular vectors: the right ones are Z' u / s
         vectors = Z.T @ (vectors / np.sqrt(values[kept]))
-    return _Fold(train, test, Z @ vectors, held_out @ vectors, Z.shape[1])
+    columns = Z.shape[1] + int((~varied).sum() + blank.sum())  # a blank one has its indicator
+    return _Fold(train, test, Z @ vectors, held_out @ vectors, columns)
 
 
 def batched_logistic(rows: Array, labels: NDArray[np.int64], C: float) -> Array:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from validator.cli.console import add_command, console, print_json, progress, table
+from validator.cli.console import add_command, console, error_console, print_json, progress, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+MANY = 4000
+"""Steps from which on an exact logistic fit on more columns than steps is slow."""
+
 
 def register(subparsers: Any) -> None:
     """Add the command."""
@@ -25,7 +28,7 @@ def register(subparsers: Any) -> None:
     parser = add_command(
         subparsers, "steps",
         "Judge P(step valid) and first-error localisation under problem-grouped folds.",
-        "validator steps step_features.parquet --folds 5 --components 256", run)
+        "validator steps step_features.parquet --folds 5 --components 512", run)
     parser.add_argument("features", type=Path,
                         help="feature file made by `validator extract --steps`")
     add_classifier_options(parser)
@@ -48,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
     from validator.training.steps import cross_validate_steps
 
     features, chosen = read_features(args.features), classifier(args)
+    if len(features) > MANY and args.components is None and args.kind == "logistic":
+        error_console().print(f"{len(features)} steps: every exact fit takes minutes; "
+                              "--components 512 is nearly the same model in seconds")
     with progress("folds") as advance:
         oof = cross_validate_steps(
             features, chosen, n_splits=args.folds, seed=args.seed, components=args.components,

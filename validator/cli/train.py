@@ -28,6 +28,15 @@ def add_classifier_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", default="logistic", choices=("logistic", "xgboost", "mlp"),
                         help="classifier (default: logistic)")
     parser.add_argument("--C", type=float, help="logistic: inverse strength of the L2 penalty")
+    parser.add_argument("--n-features", type=int, metavar="K",
+                        help="keep the K columns that separate the training labels best")
+    parser.add_argument("--n-components", type=int, metavar="K",
+                        help="keep K principal components of the columns")
+    parser.add_argument("--balanced", action="store_true", help="let both classes weigh the same")
+    parser.add_argument("--calibration", choices=("sigmoid", "isotonic"),
+                        help="calibrate on problem-grouped folds inside the training problems")
+    parser.add_argument("--early-stopping-rounds", type=int, metavar="R",
+                        help="xgboost: stop when R more trees do not help on inner folds")
     parser.add_argument("--folds", type=int, default=10, help="problem-grouped folds (default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="of folds and bootstrap (default: 0)")
 
@@ -42,7 +51,10 @@ def classifier(args: argparse.Namespace) -> Any:
     """The unfitted classifier that the options describe."""
     from validator.classifier import ValidityClassifier
 
-    return ValidityClassifier(args.kind, C=args.C, random_state=args.seed, n_jobs=-1)
+    return ValidityClassifier(
+        args.kind, C=args.C, n_features=args.n_features, n_components=args.n_components,
+        class_weight="balanced" if args.balanced else None, calibration=args.calibration,
+        early_stopping_rounds=args.early_stopping_rounds, random_state=args.seed, n_jobs=-1)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -110,8 +110,9 @@ def _show(result: TuningResult, out: Console, title: str) -> None:
     out.print(table(header, ["score", "AUROC in outer folds", "pooled"], rows, {0: "bold"}))
     folds = [_fold_row(f"{i + 1}", fold) for i, fold in enumerate(result.folds)]
     folds.append(_fold_row("all traces", result.final))
-    out.print(table("What was chosen", ["fold", "setting", "columns", "inner best (optimistic)",
-                                        "outer, tuned", "outer, default"], folds))
+    out.print(table(f"What was chosen; inner best: of {facts['n_trials']} tried on fewer problems",
+                    ["fold", "setting", "columns", "inner best", "outer, tuned", "outer, default"],
+                    folds))
     out.print(Panel(result.verdict, title="verdict", title_align="left"))
     out.print(f"artifact: {result.artifact}", markup=False)
 

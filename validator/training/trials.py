@@ -48,7 +48,7 @@ class Best:
 
     params: Mapping[str, Any]
     value: float
-    """Mean inner-fold AUROC, which is optimistic: it is the best of all that were tried."""
+    """Mean inner-fold AUROC: optimistic, as it is the best of all that were tried."""
     finished: int
     """Trials that count: complete or pruned."""
     pruned: int

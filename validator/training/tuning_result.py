@@ -46,7 +46,8 @@ class TunedFold:
     feature_set: str
     n_columns: int
     inner_best: float
-    """Mean inner-fold AUROC of the chosen setting: optimistic, being the best of many."""
+    """Mean inner-fold AUROC of the chosen setting: too high, being the best of many, and too low, as
+    its classifiers were fitted to fewer problems."""
     finished: int
     pruned: int
     failed: int
@@ -79,7 +80,7 @@ class TuningResult:
 
     @property
     def inner_best(self) -> float:
-        """Mean over outer folds of what the search believed it had found."""
+        """Mean over outer folds of the best inner value, which is no estimate of anything outside."""
         return float(np.mean([f.inner_best for f in self.folds]))
 
     @property
@@ -95,10 +96,10 @@ class TuningResult:
             verb = "It cannot be shown that tuning helped"
         else:
             verb = "Tuning did not help"
-        tuned = self.auroc["tuned"].estimate
-        return (f"{verb}: {numbers} against the untuned default on problems neither had seen. "
-                f"The search believed in {self.inner_best:.3f}, outside it is {tuned:.3f}: the "
-                f"first number is the best of {self.facts['n_trials']} and only the second counts.")
+        return (f"{verb}: {numbers} against the untuned default on problems neither had seen. The "
+                f"best of {self.facts['n_trials']} inner values was {self.inner_best:.3f} on "
+                "average: too high as the best of many, too low as the inner folds train on fewer "
+                "problems; only the outer folds' number counts.")
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON values, without the artifact's path."""
