@@ -11,7 +11,7 @@ import pytest
 
 from validator import SpectralFeatureExtractor, ValidityClassifier
 from validator.classifier.venn_abers import merged_probability, venn_abers
-from validator.errors import ArtifactError, FeatureMismatchError
+from validator.errors import ArtifactError, FeatureMismatchError, TraceError
 from validator.families import learned_names
 from validator.scoring import Validator, shipped_artifact
 from validator.training.fit import train
@@ -92,6 +92,25 @@ def test_an_artifact_of_train_has_bounds_and_needs_no_hidden_states(
         assert score.interval is not None
         assert score.learned is not None
         assert 0 <= score.interval[0] <= score.learned <= score.interval[1] <= 1
+
+
+def test_a_classifier_of_steps_says_p_valid_of_each(tiny: Any, tmp_path: Path) -> None:
+    text = " 1 + 1 = 2. So 2 it is."
+    stepped = [Trace(f"s{i}", f"p{i}", f"Q: {i}?\nA:", text + "." * i, 1,
+                     steps=((0, 11), (11, len(text))), step_labels=(1, i % 2)) for i in range(4)]
+    extractor = SpectralFeatureExtractor(tiny)
+    features = extractor.fit(None).transform_steps(stepped)
+    X = features.select(learned_names(features.names))
+    classifier = ValidityClassifier(C=0.01).fit(X, features.labels)
+    Validator(extractor, classifier).save(tmp_path / "v", {"rows": "steps"})
+    found = Validator.load(tmp_path / "v", model=tiny)
+    chances = classifier.predict_proba(X)[:, 1].reshape(4, 2)
+    for score, own in zip(found.score(stepped), chances, strict=True):
+        np.testing.assert_allclose(score.steps, own, atol=1e-6)
+        assert score.learned == min(score.steps)
+        assert "mean_logprob" in score.unsupervised
+    with pytest.raises(TraceError, match="no steps"):
+        found.score([Trace("x", "p", "Q: 1?\nA:", " 1 is it.")])
 
 
 def test_another_model_is_refused_before_a_trace_is_read(

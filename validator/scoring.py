@@ -91,10 +91,19 @@ class Validator:
         provenance = read_by_artifact(self.extractor.provenance_)
         return save_artifact(path, self.classifier, provenance, names, notes)
 
+    @property
+    def of_steps(self) -> bool:
+        """Whether the classifier was trained on steps; it then says P(valid) of each."""
+        metadata = {} if self._artifact is None else self._artifact.manifest.get("metadata", {})
+        return metadata.get("rows") == "steps"
+
     def score(
         self, traces: Sequence[Trace], *, progress: Progress | None = None
     ) -> list[ValidityScore]:
         """A score for each trace, in input order.
+
+        A classifier of steps needs traces with steps: ``steps`` then holds P(valid) of each, and
+        ``learned`` and ``interval`` are those of the step least likely to be valid.
 
         Raises:
             FeatureMismatchError: the model or feature set is not the classifier's.
@@ -103,7 +112,11 @@ class Validator:
         if not hasattr(self.extractor, "model_"):
             self.extractor.fit()
             self._require_own_model()
-        return self.score_features(self.extractor.transform(traces, progress=progress))
+        features = self.extractor.transform(traces, progress=progress)
+        if not self.of_steps:
+            return self.score_features(features)
+        steps = self.score_features(self.extractor.transform_steps(traces, progress=progress))
+        return _of_traces(score_label_free(features), features, steps)
 
     def score_features(self, features: FeatureMatrix) -> list[ValidityScore]:
         """The same for traces whose features are there already."""
@@ -151,6 +164,23 @@ class Validator:
         if self._artifact is not None:
             self._artifact.provenance.require_equal(
                 read_by_artifact(self.extractor.provenance_), "this artifact's model")
+
+
+def _of_traces(
+    free: Mapping[str, NDArray[np.float64]], features: FeatureMatrix,
+    steps: Sequence[ValidityScore],
+) -> list[ValidityScore]:
+    """Scores of steps, in order -> one score per trace."""
+    own = iter(steps)
+    scores = []
+    for i, trace in enumerate(features.traces):
+        parts = [next(own) for _ in trace.steps or ()]
+        chances = [p.learned for p in parts if p.learned is not None]
+        worst = min(parts, key=lambda p: p.learned or 0.0)
+        scores.append(ValidityScore(
+            trace.id, {name: float(values[i]) for name, values in free.items()}, worst.learned,
+            worst.interval, tuple(chances), worst.nan_reason))
+    return scores
 
 
 def shipped_artifact(model: str) -> Path | None:

@@ -119,10 +119,12 @@ def _show(done: Audit, out: Console, title: str) -> None:
 
 def _show_alone(done: Audit, out: Console) -> None:
     columns = ["alone (below 0.5: more of it means invalid)", "AUROC", "within problems", "p"]
-    rows = [[r.name, _interval(r.auroc), _interval(r.within), f"{r.p_value:.3g}"]
-            for r in (*done.alone, *done.formatting[:SHOWN])]
+    named = [*((r.name, r) for r in done.alone),
+             *((f"formatting: {r.name}", r) for r in done.formatting[:SHOWN])]
+    rows = [[name, _interval(r.auroc), _interval(r.within), f"{r.p_value:.3g}"]
+            for name, r in named]
     out.print(table("What one thing alone says", columns, rows))
-    leaks = [[f"{leak.key}: {leak.name}", _interval(leak.auroc), _interval(leak.within),
+    leaks = [[leak.name, _interval(leak.auroc), _interval(leak.within),
               f"{leak.adjusted:.3g}", leak.severity if leak.flagged else "none"]
              for leak in done.leaks]
     styles = {i: "bold red" for i, leak in enumerate(done.leaks) if leak.severity == "severe"}
@@ -135,6 +137,8 @@ def _show_scores(done: Audit, out: Console) -> None:
                "within sources", "unseen source"]
     rows = [[r.name, *map(_interval, (r.auroc, r.within, r.length_bins, r.length_pairs,
                                       r.within_source, r.transfer))] for r in done.scores]
+    if len(done.composition.sources) < 2:
+        columns, rows = columns[:-2], [row[:-2] for row in rows]
     out.print(table("Scores, like compared with like", columns, rows))
     if done.increments:
         gains = [[i.base, *map(_gain, (i.auroc, i.within, i.length_pairs))]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -22,7 +24,19 @@ from rich.table import Table
 
 from validator.types import Progress as ProgressCallback
 
-__all__ = ["add_command", "console", "error_console", "print_json", "progress", "table"]
+if TYPE_CHECKING:
+    from validator.metrics import Interval
+
+__all__ = [
+    "add_command",
+    "console",
+    "error_console",
+    "interval_text",
+    "print_json",
+    "progress",
+    "table",
+    "write_json",
+]
 
 
 def console() -> Console:
@@ -62,6 +76,20 @@ def print_json(value: Any) -> None:
     """One JSON document on standard output; NaN and infinity are refused, never written."""
     json.dump(value, sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """The same as a file; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def interval_text(value: Interval | None) -> str:
+    """An estimate and its interval, e.g. ``0.854 [.80, .90]``; ``n/a`` where there is none."""
+    if value is None:
+        return "n/a"
+    low, high = (re.sub(r"^(-?)0\.", r"\1.", f"{end:.2f}") for end in (value.low, value.high))
+    return f"{value.estimate:.3f} [{low}, {high}]"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]],

@@ -10,7 +10,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from validator.cli.console import add_command, console, print_json, progress
+from validator.cli.console import add_command, console, print_json, progress, write_json
 from validator.cli.train import add_classifier_options, classifier
 from validator.types import Trace
 
@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
             features, classifier(args), n_splits=args.folds, seed=args.seed, progress=advance)
     comparison = compare(oof, seed=args.seed)
     title = f"Does {MODEL} know when it is wrong? ({100 * args.share:.0f}% of the shipped problems)"
-    scoreboard.write_json(args.output / "demo.json", comparison, scoreboard.command_line())
+    write_json(args.output / "demo.json",
+               {"command": scoreboard.command_line(), **comparison.to_json()})
     scoreboard.write_page(args.output / "demo.html", oof, comparison, title)
     if args.json:
         print_json(comparison.to_json())

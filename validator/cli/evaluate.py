@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from validator.cli.console import add_command, console, error_console, print_json, progress
+from validator.cli.console import (
+    add_command,
+    console,
+    error_console,
+    print_json,
+    progress,
+    write_json,
+)
 from validator.cli.train import add_report_options
 
 __all__ = ["register"]
@@ -60,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         scoreboard.write_page(args.report, oof, comparison, title, artifact.classifier)
     if args.json_output:
-        scoreboard.write_json(args.json_output, comparison, scoreboard.command_line())
+        write_json(args.json_output,
+                   {"command": scoreboard.command_line(), **comparison.to_json()})
     if args.json:
         print_json(comparison.to_json())
     else:

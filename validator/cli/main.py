@@ -16,7 +16,9 @@ from validator.errors import ValidatorError, ValidatorWarning
 
 __all__ = ["build_parser", "main"]
 
-COMMANDS = ("demo", "models", "sample", "extract", "train", "evaluate", "abstain", "score", "store")
+COMMANDS = (
+    "demo", "models", "sample", "extract", "train", "tune", "evaluate", "audit", "steps", "abstain",
+    "score", "store")
 """Each is a module of this package with ``register(subparsers)``; the order of ``--help``."""
 
 

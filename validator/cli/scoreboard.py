@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -12,16 +11,15 @@ from rich.panel import Panel
 
 from validator.classifier import ValidityClassifier
 from validator.classifier.importance import FeatureImportance, top_features
-from validator.cli.console import table
+from validator.cli.console import interval_text, table
 from validator.families import learned_names
-from validator.metrics import Interval
 from validator.report import write_report
 from validator.report.heatmap import effect_grid
 from validator.training.comparison import Comparison
 from validator.training.evaluate import CrossValidated
 from validator.types import FeatureMatrix
 
-__all__ = ["command_line", "show_comparison", "write_json", "write_page"]
+__all__ = ["command_line", "show_comparison", "write_page"]
 
 
 def show_comparison(comparison: Comparison, out: Console, title: str) -> None:
@@ -32,26 +30,19 @@ def show_comparison(comparison: Comparison, out: Console, title: str) -> None:
         f"{100 * facts['valid']:.0f}% valid, {facts['folds']} problem-grouped folds, "
         "95% intervals over problems")
     rows = [
-        [r.name, _interval(r.auroc), _interval(r.within), _interval(r.length_matched),
-         _interval(r.best_of_n)]
+        [r.name, interval_text(r.auroc), interval_text(r.within), interval_text(r.length_matched),
+         interval_text(r.best_of_n)]
         for r in comparison.rows
     ]
     own = {i: "bold" for i, r in enumerate(comparison.rows) if "learned" in r.key}
     columns = ["score", "AUROC", "within problems", "at equal length", "best of N"]
     out.print(table(header, columns, rows, own))
     if comparison.choosing:
-        chosen = [[name, _interval(value)] for name, value in comparison.choosing.items()]
+        chosen = [[name, interval_text(value)] for name, value in comparison.choosing.items()]
         out.print(table("Without a score", ["rule", "problems right"], chosen))
     for name, count in list(facts["single_columns"].items())[:3]:
         out.print(f"best single feature in {count} of {facts['folds']} folds: {name}", markup=False)
     out.print(Panel(comparison.verdict, title="verdict", title_align="left"))
-
-
-def write_json(path: Path, comparison: Comparison, command: str) -> None:
-    """The same numbers for machines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"command": command, **comparison.to_json()}, indent=2, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_page(
@@ -81,10 +72,3 @@ def _important(
 def command_line() -> str:
     """The command being run, as one would type it."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def _interval(value: Interval | None) -> str:
-    if value is None:
-        return "n/a"
-    low, high = (f"{end:.2f}".removeprefix("0") for end in (value.low, value.high))
-    return f"{value.estimate:.3f} [{low}, {high}]"

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from validator.cli.console import add_command, console, error_console, print_json, progress, table
+from validator.cli.console import (
+    add_command,
+    console,
+    error_console,
+    interval_text,
+    print_json,
+    progress,
+    table,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from validator.metrics import Interval
     from validator.training.step_comparison import MetricRow, StepComparison
 
 __all__ = ["register"]
@@ -65,9 +72,7 @@ def run(args: argparse.Namespace) -> int:
             args.save_artifact, oof, comparison, chosen, {"command": command_line()})
         result["artifact"] = str(args.save_artifact)
     if args.json_output:
-        args.json_output.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result, indent=2, allow_nan=False)
-        args.json_output.write_text(text + "\n", encoding="utf-8")
+        write_json(args.json_output, result)
     if args.json:
         print_json(result)
         return 0
@@ -106,13 +111,6 @@ def _print_rows(
 ) -> None:
     from validator.training.steps import SPECTRAL
 
-    cells = [[r.name, *(_shown(r.values[m]) for m in metrics)] for r in rows]
+    cells = [[r.name, *(interval_text(r.values[m]) for m in metrics)] for r in rows]
     own = {i: "bold" for i, r in enumerate(rows) if r.key in SPECTRAL}
     console().print(table(title, [what, *metrics.values()], cells, own))
-
-
-def _shown(value: Interval | None) -> str:
-    if value is None:
-        return "n/a"
-    low, high = (f"{end:.2f}".removeprefix("0") for end in (value.low, value.high))
-    return f"{value.estimate:.3f} [{low}, {high}]"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from validator.cli.console import add_command, console, print_json, progress
+from validator.cli.console import add_command, console, print_json, progress, write_json
 
 __all__ = ["add_classifier_options", "add_report_options", "classifier", "register"]
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             args.report, done.cross_validated, done.comparison, title,
             load_artifact(done.artifact).classifier)
     if args.json_output:
-        scoreboard.write_json(args.json_output, done.comparison, command)
+        write_json(args.json_output, {"command": command, **done.comparison.to_json()})
     if args.json:
         print_json({"artifact": str(done.artifact), **done.comparison.to_json()})
         return 0

@@ -20,7 +20,7 @@ from validator.families import column_families
 from validator.splits import problem_folds
 from validator.types import FeatureMatrix, Progress
 
-__all__ = ["FAMILIES", "CrossValidated", "column_families", "cross_validate"]
+__all__ = ["FAMILIES", "CrossValidated", "column_families", "cross_validate", "stack"]
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
@@ -155,15 +155,16 @@ def _fold_scores(
     for fit, held_out in inner:
         for key, values in within.items():
             values[held_out] = parts[key](train[fit], train[held_out])
-    result["length+logprob"] = _stack(baselines[train], y[train], baselines[test])
+    result["length+logprob"] = stack(baselines[train], y[train], baselines[test])
     for key, added in _STACKS.items():
         below = np.column_stack([baselines[train], *(within[a] for a in added)])
         above = np.column_stack([baselines[test], *(result[a] for a in added)])
-        result[key] = _stack(below, y[train], above)
+        result[key] = stack(below, y[train], above)
     return result
 
 
-def _stack(train: NDArray[Any], labels: NDArray[np.int64], test: NDArray[Any]) -> Scores:
+def stack(train: NDArray[Any], labels: NDArray[np.int64], test: NDArray[Any]) -> Scores:
+    """Log-odds (M,) of test columns (M, K) by a logistic regression on training columns (N, K)."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
     return np.asarray(model.fit(train, labels).decision_function(test), dtype=np.float64)
 

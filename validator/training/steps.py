@@ -17,7 +17,7 @@ from validator.errors import ParameterError, ScoreError
 from validator.families import column_families
 from validator.metrics.localization import NO_ERROR, best_threshold
 from validator.splits import problem_folds
-from validator.training.evaluate import _stack
+from validator.training.evaluate import stack
 from validator.training.principal import PrincipalAxes
 from validator.training.step_table import StepTable
 from validator.types import FeatureMatrix, Progress
@@ -234,7 +234,7 @@ def _fold_scores(
     for key in keys:
         if key in _STACKS:
             both = [np.hstack([side[c] for c in _STACKS[key]]) for side in (below, above)]
-            joint = _stack(both[0], y[train], np.vstack(both))
+            joint = stack(both[0], y[train], np.vstack(both))
             found[key] = joint[: len(train)], joint[len(train):]
         else:
             found[key] = _plain(key, below), _plain(key, above)

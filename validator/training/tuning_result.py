@@ -46,8 +46,8 @@ class TunedFold:
     feature_set: str
     n_columns: int
     inner_best: float
-    """Mean inner-fold AUROC of the chosen setting: too high, being the best of many, and too low, as
-    its classifiers were fitted to fewer problems."""
+    """Mean inner-fold AUROC of the chosen setting: too high for being the best of many, too low for
+    fits to fewer problems."""
     finished: int
     pruned: int
     failed: int
@@ -80,7 +80,7 @@ class TuningResult:
 
     @property
     def inner_best(self) -> float:
-        """Mean over outer folds of the best inner value, which is no estimate of anything outside."""
+        """Mean over outer folds of the best inner value, which estimates nothing outside."""
         return float(np.mean([f.inner_best for f in self.folds]))
 
     @property
@@ -98,7 +98,7 @@ class TuningResult:
             verb = "Tuning did not help"
         return (f"{verb}: {numbers} against the untuned default on problems neither had seen. The "
                 f"best of {self.facts['n_trials']} inner values was {self.inner_best:.3f} on "
-                "average: too high as the best of many, too low as the inner folds train on fewer "
+                "average: too high for being the best of many, too low for training on fewer "
                 "problems; only the outer folds' number counts.")
 
     def to_json(self) -> dict[str, Any]:
