@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from validator.cli import scoreboard
+    from validator.families import learned_names
     from validator.features.extractor import SpectralFeatureExtractor
     from validator.features.table import write_features
     from validator.training.comparison import compare
@@ -50,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     traces = demo_traces(args.share)
     with progress(f"model {MODEL}") as advance:
-        extractor = SpectralFeatureExtractor(_fetched(advance)).fit()
+        extractor = SpectralFeatureExtractor(
+            _fetched(advance), feature_set="default+probe").fit()
     with progress(f"reading {len(traces)} traces") as advance:
         features = extractor.transform(traces, progress=advance)
     write_features(args.output / "features.parquet", features)
@@ -61,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
     title = f"Does {MODEL} know when it is wrong? ({100 * args.share:.0f}% of the shipped problems)"
     write_json(args.output / "demo.json",
                {"command": scoreboard.command_line(), **comparison.to_json()})
-    scoreboard.write_page(args.output / "demo.html", oof, comparison, title)
+    fitted = classifier(args)
+    names = learned_names(features.names)
+    fitted.fit(features.select(names), features.labels, groups=features.problem_ids)
+    scoreboard.write_page(args.output / "demo.html", oof, comparison, title, fitted)
     if args.json:
         print_json(comparison.to_json())
         return 0
