@@ -134,7 +134,8 @@ def heatmap_plot(grid: EffectGrid) -> str:
     axes.set_xticks(np.arange(0, len(grid.layers), every) + 0.5, grid.layers[::every])
     axes.set_xlabel("layer")
     bar = figure.colorbar(image, ax=axes, label="Cohen's d (blue: more in valid traces)", pad=0.01)
-    bar.solids.set_rasterized(False)  # no bitmap inside the page
+    if bar.solids is not None:
+        bar.solids.set_rasterized(False)  # no bitmap inside the page
     return _svg(figure, "Effect size by descriptor and layer")
 
 

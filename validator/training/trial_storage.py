@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from validator.errors import StoreError
+from validator.errors import StoreError, StoreWarning
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -124,7 +125,10 @@ def _drop_half_a_line(path: Path) -> None:
         if whole == 0:
             raise StoreError(f"{path} holds no whole line of a journal of trials; give another "
                              "file")
-        file.truncate(whole)
+        if whole < path.stat().st_size:
+            warnings.warn(f"{path}: half a line, left by a process that died while it wrote, was "
+                          "removed", StoreWarning, stacklevel=2)
+            file.truncate(whole)
 
 
 def _is_journal(line: bytes) -> bool:
