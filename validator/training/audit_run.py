@@ -139,7 +139,8 @@ class _Run:
         self.learned = None if where is None else where.values[
             :, column_families(where.names)["learned"]]
         fitted = 1 if self.learned is None else 2  # scores carried over to unseen sources
-        carried = fitted * len(np.unique(self.groups)) if judge.sources else 0
+        able = judge.several and judge.sources
+        carried = fitted * len(np.unique(self.groups)) if able else 0
         self.tick = _Ticker(progress, n_splits * (1 + carried) + 3)
 
     def scores(self) -> Mapping[str, Array]:
