@@ -125,6 +125,7 @@ def test_damage_is_damage():
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
     command, folder, *numbers = sys.argv[1:]
     print(json.dumps({"corrupt": corrupt, "hashes": hashes}[command](  # noqa: T201
         Path(folder), *map(int, numbers))))

@@ -93,7 +93,7 @@ class ArtifactError(ValidatorError):
 
 
 class StoreError(ValidatorError):
-    """A feature store that cannot be read, written or trusted."""
+    """A store of features or trials that cannot be read, written or trusted."""
 
 
 class DamagedShardError(StoreError):

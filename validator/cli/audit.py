@@ -133,13 +133,15 @@ def _show_alone(done: Audit, out: Console) -> None:
 
 
 def _show_scores(done: Audit, out: Console) -> None:
-    columns = ["score", "AUROC", "within problems", "length tenths", "nearest length",
-               "within sources", "unseen source"]
-    rows = [[r.name, *map(_interval, (r.auroc, r.within, r.length_bins, r.length_pairs,
-                                      r.within_source, r.transfer))] for r in done.scores]
-    if len(done.composition.sources) < 2:
-        columns, rows = columns[:-2], [row[:-2] for row in rows]
-    out.print(table("Scores, like compared with like", columns, rows))
+    rows = [[r.name, *map(_interval, (r.auroc, r.within, r.length_bins, r.length_pairs))]
+            for r in done.scores]
+    out.print(table("Scores, like compared with like", [
+        "score", "AUROC", "within problems", "same tenth of length", "nearest length"], rows))
+    if len(done.composition.sources) > 1:
+        rows = [[r.name, *map(_interval, (r.within_source, r.transfer))] for r in done.scores]
+        out.print(table("Sources", ["score", "within sources", "unseen source"], rows))
+    if done.transfer_missing:
+        out.print(f"no score of unseen sources: {done.transfer_missing}", markup=False)
     if done.increments:
         gains = [[i.base, *map(_gain, (i.auroc, i.within, i.length_pairs))]
                  for i in done.increments]

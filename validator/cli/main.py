@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("always", ValidatorWarning)
             warnings.showwarning = _print_warning
             return int(args.run(args))
     except ValidatorError as error:
