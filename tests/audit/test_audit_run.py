@@ -134,7 +134,7 @@ def test_near_duplicates_are_reported_and_merged() -> None:
                                 prompt=t.prompt.replace("Q: ", "Q: Now ")) for t in traces[:6]]
     found = audit([*traces, *copy], **QUICK)
     assert [(d.first, d.second) for d in found.duplicates] == [("p0", "copy-p0")]
-    assert any("1 pairs of nearly equal questions" in s for s in found.verdict)
+    assert any("1 pair of nearly equal questions" in s for s in found.verdict)
     assert merged([*traces, *copy])[-1].problem_id == "p0"
 
 

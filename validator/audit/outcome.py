@@ -109,10 +109,10 @@ class Audit:
             worries.append("No leak of length, question length, formatting, source or text was "
                            "found at the 5% level.")
         if self.duplicates:
+            pairs = "1 pair" if len(self.duplicates) == 1 else f"{len(self.duplicates)} pairs"
             worries.append(
-                f"Worry: {len(self.duplicates)} pairs of nearly equal questions have different "
-                "problem ids, so that folds do not part them; audit with near duplicates merged "
-                "(--merge-duplicates).")
+                f"Worry: {pairs} of nearly equal questions under different problem ids, which "
+                "folds do not part; audit with near duplicates merged (--merge-duplicates).")
         movable = self.facts["movable"]
         if movable < 0.5:
             worries.append(

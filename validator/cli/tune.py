@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.panel import Panel
 
-from validator.cli.console import add_command, console, print_json, progress, table
+from validator.cli.console import (
+    add_command,
+    console,
+    interval_text,
+    print_json,
+    progress,
+    table,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from validator.metrics import Interval
@@ -75,9 +82,7 @@ def run(args: argparse.Namespace) -> int:
             timeout=args.timeout, kinds=args.kinds, n_jobs=args.jobs,
             metadata={"command": command}, progress=advance)
     if args.json_output:
-        args.json_output.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"command": command, **result.to_json()}, indent=2, allow_nan=False)
-        args.json_output.write_text(text + "\n", encoding="utf-8")
+        write_json(args.json_output, {"command": command, **result.to_json()})
     if args.json:
         print_json({"artifact": str(result.artifact), **result.to_json()})
         return 0
@@ -103,7 +108,7 @@ def _show(result: TuningResult, out: Console, title: str) -> None:
         f"{title}: {facts['traces']} traces, {facts['problems']} problems, "
         f"{100 * facts['valid']:.0f}% valid, {facts['n_outer']} outer folds of problems no search "
         f"saw, {facts['n_trials']} trials each, 95% intervals over problems")
-    rows = [[NAMES[key], _interval(value), _interval(result.pooled[key])]
+    rows = [[NAMES[key], interval_text(value), interval_text(result.pooled[key])]
             for key, value in result.auroc.items()]
     rows.append(["tuned - default", _signed(result.difference),
                  _signed(result.pooled["difference"])])
@@ -127,10 +132,6 @@ def _setting(params: Mapping[str, Any]) -> str:
     shown = (f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
              for key, value in params.items() if value not in ("all", "none"))
     return " ".join(shown)
-
-
-def _interval(value: Interval) -> str:
-    return f"{value.estimate:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
 def _signed(value: Interval) -> str:
