@@ -232,3 +232,16 @@ def test_a_fit_that_did_not_converge_warns():
     X, y = problem(60, 100)
     with pytest.warns(ConvergenceWarning, match="did not converge in 1 steps"):
         ValidityClassifier(max_iter=1).fit(X, y)
+
+
+@pytest.mark.parametrize("n", [10, 960, 5000])
+def test_a_constant_column_says_nothing_however_many_rows(n):
+    """The weighted mean of a constant is off by a few roundings, which must not become a scale."""
+    rng = np.random.default_rng(n)
+    X = np.column_stack([rng.normal(size=n), np.full(n, 0.1 + 1 / 3)])
+    y = (X[:, 0] + rng.normal(size=n) > 0).astype(int)
+    model = ValidityClassifier("logistic").fit(X, y)
+    moved = X[:3] + np.array([0, 1e-3])
+    np.testing.assert_allclose(
+        model.decision_function(moved), model.decision_function(X[:3]), atol=1e-12)
+    assert model.design_.scale[1] == 1

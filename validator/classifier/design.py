@@ -61,7 +61,9 @@ def fit_design(X: Array, weights: Array, n_components: int | None = None) -> Des
     share = weights / weights.sum()
     center = share @ D
     scale = np.sqrt(share @ (D - center) ** 2)
-    scale = np.where(scale > CONSTANT * np.abs(D).max(axis=0), scale, 1.0)
+    # A weighted mean is off by more than CONSTANT where rows are many, so equality is asked first.
+    varies = (D[0] != D).any(axis=0) & (scale > CONSTANT * np.abs(D).max(axis=0))
+    center, scale = np.where(varies, center, D[0]), np.where(varies, scale, 1.0)
     components = None
     if n_components is not None:
         components = _principal((D - center) / scale * np.sqrt(share)[:, None], n_components)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,15 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from validator.cli.console import add_command, console, print_json, progress, table
-from validator.metrics import Interval
+from validator.cli.console import (
+    add_command,
+    console,
+    interval_text,
+    print_json,
+    progress,
+    table,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from validator.audit.judge import Difference
@@ -71,9 +77,7 @@ def run(args: argparse.Namespace) -> int:
         plain = {k: v for k, v in result.items() if k != "command"}
         write_audit_page(args.report, plain, title=title, command=command_line())
     if args.json_output:
-        args.json_output.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result, indent=2, allow_nan=False)
-        args.json_output.write_text(text + "\n", encoding="utf-8")
+        write_json(args.json_output, result)
     if args.json:
         print_json(result)
     else:
@@ -121,10 +125,10 @@ def _show_alone(done: Audit, out: Console) -> None:
     columns = ["alone (below 0.5: more of it means invalid)", "AUROC", "within problems", "p"]
     named = [*((r.name, r) for r in done.alone),
              *((f"formatting: {r.name}", r) for r in done.formatting[:SHOWN])]
-    rows = [[name, _interval(r.auroc), _interval(r.within), f"{r.p_value:.3g}"]
+    rows = [[name, interval_text(r.auroc), interval_text(r.within), f"{r.p_value:.3g}"]
             for name, r in named]
     out.print(table("What one thing alone says", columns, rows))
-    leaks = [[leak.name, _interval(leak.auroc), _interval(leak.within),
+    leaks = [[leak.name, interval_text(leak.auroc), interval_text(leak.within),
               f"{leak.adjusted:.3g}", leak.severity if leak.flagged else "none"]
              for leak in done.leaks]
     styles = {i: "bold red" for i, leak in enumerate(done.leaks) if leak.severity == "severe"}
@@ -133,12 +137,12 @@ def _show_alone(done: Audit, out: Console) -> None:
 
 
 def _show_scores(done: Audit, out: Console) -> None:
-    rows = [[r.name, *map(_interval, (r.auroc, r.within, r.length_bins, r.length_pairs))]
+    rows = [[r.name, *map(interval_text, (r.auroc, r.within, r.length_bins, r.length_pairs))]
             for r in done.scores]
     out.print(table("Scores, like compared with like", [
         "score", "AUROC", "within problems", "same tenth of length", "nearest length"], rows))
     if len(done.composition.sources) > 1:
-        rows = [[r.name, *map(_interval, (r.within_source, r.transfer))] for r in done.scores]
+        rows = [[r.name, *map(interval_text, (r.within_source, r.transfer))] for r in done.scores]
         out.print(table("Sources", ["score", "within sources", "unseen source"], rows))
     if done.transfer_missing:
         out.print(f"no score of unseen sources: {done.transfer_missing}", markup=False)
@@ -167,13 +171,6 @@ def _show_features(done: Audit, out: Console) -> None:
         "family", "variant", "columns", "median", "largest", "above 0.5"], rows[:2 * SHOWN]))
     for name, rho in list(done.offenders.items())[:3]:
         out.print(f"rho {rho:+.3f} with length: {name}", markup=False)
-
-
-def _interval(value: Interval | None) -> str:
-    if value is None:
-        return "n/a"
-    low, high = (f"{end:.2f}".removeprefix("0") for end in (value.low, value.high))
-    return f"{value.estimate:.3f} [{low}, {high}]"
 
 
 def _gain(value: Difference | None) -> str:

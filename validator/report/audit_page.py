@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from validator import __version__
-from validator.report.plots import ACCENT, BAD, MUTED, _figure, _svg, forest_plot
+from validator.report.plots import ACCENT, BAD, MUTED, figure_of, forest_plot, svg_of
 
 __all__ = ["write_audit_page"]
 
@@ -48,7 +48,7 @@ def write_audit_page(path: Path, result: Mapping[str, Any], *, title: str, comma
 
 def null_plot(tests: Sequence[Mapping[str, Any]]) -> str:
     """AUROC of shuffled labels as a cloud beside that of the real ones, test by test."""
-    figure, axes = _figure(8.2, 0.55 * len(tests) + 1.0)
+    figure, axes = figure_of(8.2, 0.55 * len(tests) + 1.0)
     jitter = np.random.default_rng(0)
     for i, test in enumerate(reversed(tests)):
         at = i + jitter.uniform(-0.22, 0.22, len(test["null"]))
@@ -61,7 +61,7 @@ def null_plot(tests: Sequence[Mapping[str, Any]]) -> str:
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("AUROC")
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    return _svg(figure, "AUROC under shuffled labels")
+    return svg_of(figure, "AUROC under shuffled labels")
 
 
 PLACES = {"problems": "between problems", "within": "inside problems"}
@@ -71,7 +71,7 @@ def family_plot(families: Sequence[Mapping[str, Any]]) -> str:
     """Median |rho| with length of each family, raw and corrected."""
     names = list(dict.fromkeys(f["family"] for f in families))[:SHOWN]
     transforms = list(dict.fromkeys(f["transform"] for f in families))
-    figure, axes = _figure(8.2, 0.34 * len(names) + 1.2)
+    figure, axes = figure_of(8.2, 0.34 * len(names) + 1.2)
     markers = dict(zip(transforms, "osD^vP*X", strict=False))
     for transform, marker in markers.items():
         points = [(f["median"], len(names) - 1 - names.index(f["family"])) for f in families
@@ -83,4 +83,4 @@ def family_plot(families: Sequence[Mapping[str, Any]]) -> str:
     axes.set_yticks(range(len(names)), reversed(names))
     axes.set(xlabel="median |Spearman's rho| with completion length", xlim=(0, 1))
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
-    return _svg(figure, "Rank correlation of features with length, by family")
+    return svg_of(figure, "Rank correlation of features with length, by family")

@@ -18,12 +18,14 @@ from validator.report.heatmap import EffectGrid
 
 __all__ = [
     "choosing_plot",
+    "figure_of",
     "forest_plot",
     "heatmap_plot",
     "length_plot",
     "reliability_plot",
     "risk_coverage_plot",
     "roc_plot",
+    "svg_of",
 ]
 
 INK, ACCENT, MUTED, BAD = "#3b4252", "#0b7285", "#868e96", "#c92a2a"
@@ -31,7 +33,7 @@ INK, ACCENT, MUTED, BAD = "#3b4252", "#0b7285", "#868e96", "#c92a2a"
 
 def forest_plot(rows: Sequence[Mapping[str, Any]]) -> str:
     """AUROC of each score with its interval, pooled and within problems."""
-    figure, axes = _figure(8.2, 0.46 * len(rows) + 1.1)
+    figure, axes = figure_of(8.2, 0.46 * len(rows) + 1.1)
     for key, label, colour, shift in (
         ("auroc", "pooled", MUTED, 0.13), ("within", "within problems", ACCENT, -0.13)
     ):
@@ -48,12 +50,12 @@ def forest_plot(rows: Sequence[Mapping[str, Any]]) -> str:
     axes.set_yticks(range(len(rows)), [r["name"] for r in reversed(rows)])
     axes.set_xlabel("AUROC, 95% interval over problems (0.5: no information)")
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    return _svg(figure, "AUROC of each score with intervals")
+    return svg_of(figure, "AUROC of each score with intervals")
 
 
 def roc_plot(labels: NDArray[np.int64], scores: Mapping[str, NDArray[np.float64]]) -> str:
     """ROC curves of the named scores."""
-    figure, axes = _figure(4.6, 4.2)
+    figure, axes = figure_of(4.6, 4.2)
     colours = (ACCENT, "#e67700", MUTED, BAD)
     for (name, values), colour in zip(scores.items(), colours, strict=False):
         false, true, _ = roc_curve(labels, values)
@@ -61,26 +63,26 @@ def roc_plot(labels: NDArray[np.int64], scores: Mapping[str, NDArray[np.float64]
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":")
     axes.set(xlabel="invalid traces accepted", ylabel="valid traces accepted")
     axes.legend(frameon=False, loc="lower right", fontsize=8)
-    return _svg(figure, "ROC curves")
+    return svg_of(figure, "ROC curves")
 
 
 def reliability_plot(labels: NDArray[np.int64], chances: NDArray[np.float64]) -> str:
     """Share valid against predicted probability, in bins of equal count, with 95% intervals."""
-    figure, axes = _figure(4.6, 4.2)
+    figure, axes = figure_of(4.6, 4.2)
     found = reliability_bins(labels, chances)
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":")
     error = [found.share_valid - found.low, found.high - found.share_valid]
     axes.errorbar(found.mean_predicted, found.share_valid, yerr=error, fmt="o-", color=ACCENT,
                   elinewidth=1)
     axes.set(xlabel="predicted P(valid)", ylabel="share valid", xlim=(0, 1), ylim=(0, 1))
-    return _svg(figure, "Reliability of the learned score")
+    return svg_of(figure, "Reliability of the learned score")
 
 
 def length_plot(
     labels: NDArray[np.int64], lengths: NDArray[np.int64], chances: NDArray[np.float64]
 ) -> str:
     """Learned score against completion length, by class."""
-    figure, axes = _figure(4.6, 4.2)
+    figure, axes = figure_of(4.6, 4.2)
     jitter = np.random.default_rng(0).uniform(-0.3, 0.3, len(lengths))
     for label, name, colour in ((0, "invalid", BAD), (1, "valid", ACCENT)):
         rows = labels == label
@@ -88,12 +90,12 @@ def length_plot(
                      label=name, linewidths=0)
     axes.set(xlabel="completion length, tokens", ylabel="predicted P(valid)", ylim=(0, 1))
     axes.legend(frameon=False, fontsize=8)
-    return _svg(figure, "Learned score against length")
+    return svg_of(figure, "Learned score against length")
 
 
 def choosing_plot(values: Mapping[str, Mapping[str, float]]) -> str:
     """Accuracy of choosing one answer per problem, by rule."""
-    figure, axes = _figure(8.2, 0.42 * len(values) + 0.9)
+    figure, axes = figure_of(8.2, 0.42 * len(values) + 0.9)
     names = list(values)
     at = np.arange(len(names))[::-1]
     middle = np.array([values[n]["estimate"] for n in names])
@@ -103,14 +105,14 @@ def choosing_plot(values: Mapping[str, Mapping[str, float]]) -> str:
               error_kw={"ecolor": INK, "lw": 1.2})
     axes.set_yticks(at, names)
     axes.set(xlabel="share of problems answered right", xlim=(0, 1))
-    return _svg(figure, "Accuracy of choosing among the samples of a problem")
+    return svg_of(figure, "Accuracy of choosing among the samples of a problem")
 
 
 def risk_coverage_plot(
     labels: NDArray[np.int64], scores: Mapping[str, NDArray[np.float64]]
 ) -> str:
     """Share wrong among the traces answered, against the share answered."""
-    figure, axes = _figure(4.6, 4.2)
+    figure, axes = figure_of(4.6, 4.2)
     colours = (ACCENT, "#e67700", MUTED, BAD)
     for (name, values), colour in zip(scores.items(), colours, strict=False):
         curve = risk_coverage(labels, values)
@@ -118,12 +120,12 @@ def risk_coverage_plot(
     axes.axhline(1 - labels.mean(), color=MUTED, lw=1, ls=":")
     axes.set(xlabel="share answered", ylabel="share wrong among them", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    return _svg(figure, "Risk against coverage")
+    return svg_of(figure, "Risk against coverage")
 
 
 def heatmap_plot(grid: EffectGrid) -> str:
     """Effect size by descriptor and layer; a dot where it is significant."""
-    figure, axes = _figure(8.2, 0.26 * len(grid.rows) + 1.2)
+    figure, axes = figure_of(8.2, 0.26 * len(grid.rows) + 1.2)
     limit = max(0.2, float(np.nanmax(np.abs(grid.d))))
     image = axes.pcolormesh(np.ma.masked_invalid(grid.d), cmap="RdBu", vmin=-limit, vmax=limit)
     for row, column in np.argwhere(grid.significant):
@@ -136,17 +138,19 @@ def heatmap_plot(grid: EffectGrid) -> str:
     bar = figure.colorbar(image, ax=axes, label="Cohen's d (blue: more in valid traces)", pad=0.01)
     if bar.solids is not None:
         bar.solids.set_rasterized(False)  # no bitmap inside the page
-    return _svg(figure, "Effect size by descriptor and layer")
+    return svg_of(figure, "Effect size by descriptor and layer")
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
+def figure_of(width: float, height: float) -> tuple[Figure, Any]:
+    """A figure of that many inches with one pair of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg_of(figure: Figure, title: str) -> str:
+    """The figure as SVG to be put into a page; the same figure gives the same text."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "spectral-validator"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -210,7 +210,8 @@ class _Run:
         known = self.sample.features
         if known is None:
             return {}
-        names = {str(Column(b)): b.replace("_", " ") for b in BASELINES if "length" not in b}
+        names = {str(Column(b)): b.replace("_", " ").replace("logprob", "log-prob")
+                 for b in BASELINES if "length" not in b}
         return {title: known.select([name])[:, 0].astype(np.float64)
                 for name, title in names.items() if name in known.names}
 
