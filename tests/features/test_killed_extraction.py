@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as a program, where PYTHONSAFEPATH is set
+
 from conftest import byte_tokenizer, tiny_model
 
 from validator.features import rowset
