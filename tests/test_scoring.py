@@ -141,8 +141,27 @@ def test_undefined_features_have_their_reason(fitted: Any) -> None:
     assert score.learned is not None
 
 
-def test_no_artifact_ships_for_an_unknown_model() -> None:
-    assert shipped_artifact("no-such-model") is None
+def test_no_artifact_ships_for_an_unknown_model_or_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")  # as in a folder of converted weights
+    for model in ("no-such-model", str(tmp_path), "..", "../artifacts/smollm2-135m-instruct", ""):
+        assert shipped_artifact(model) is None
+    assert shipped_artifact("smollm2-135m-instruct") is not None
+
+
+def test_an_artifact_of_one_s_own_set_asks_for_its_file(
+    tiny: Any, traces: list[Trace], tmp_path: Path
+) -> None:
+    source = tmp_path / "mine.yaml"
+    source.write_text("heads:\n  spans: [completion]\n", encoding="utf-8")
+    extractor = SpectralFeatureExtractor(tiny, feature_set=source)
+    features = extractor.fit_transform(traces)
+    X = features.select(learned_names(features.names))
+    classifier = ValidityClassifier(C=0.01).fit(X, features.labels)
+    Validator(extractor, classifier).save(tmp_path / "v")
+    with pytest.raises(FeatureMismatchError, match="YAML file"):
+        Validator.load(tmp_path / "v", model=tiny)
+    found = Validator.load(tmp_path / "v", model=tiny, feature_set=source).score(traces)
+    assert len(found) == len(traces)
 
 
 def test_scores_are_plain_values(fitted: Any, traces: list[Trace]) -> None:

@@ -58,11 +58,15 @@ class Validator:
 
         Raises:
             ArtifactError: damaged, or no artifact.
-            FeatureMismatchError: another model, revision, feature set or solver than the
-                artifact's, found when the first trace is scored.
+            FeatureMismatchError: a set of one's own without its file; or another model, revision,
+                feature set or solver than the artifact's, found when the first trace is scored.
         """
         artifact = load_artifact(path)
         p = artifact.provenance
+        if feature_set is None and "@" in p.feature_set:
+            raise FeatureMismatchError(
+                f"{path} was trained on a feature set of its user's own, {p.feature_set!r}; pass "
+                "its YAML file as feature_set (`--features`)")
         extractor = SpectralFeatureExtractor(
             p.model if model is None else model,
             feature_set=p.feature_set if feature_set is None else feature_set,
@@ -112,10 +116,10 @@ class Validator:
         if not hasattr(self.extractor, "model_"):
             self.extractor.fit()
             self._require_own_model()
-        features = self.extractor.transform(traces, progress=progress)
         if not self.of_steps:
-            return self.score_features(features)
+            return self.score_features(self.extractor.transform(traces, progress=progress))
         steps = self.score_features(self.extractor.transform_steps(traces, progress=progress))
+        features = self.extractor.transform(traces, progress=progress)
         return _of_traces(score_label_free(features), features, steps)
 
     def score_features(self, features: FeatureMatrix) -> list[ValidityScore]:
@@ -185,8 +189,9 @@ def _of_traces(
 
 def shipped_artifact(model: str) -> Path | None:
     """The folder of the artifact that ships for a known model, or None."""
-    folder = Path(str(files("validator.data").joinpath("artifacts", model)))
-    return folder if (folder / "manifest.json").is_file() else None
+    # Compared by name: joined to the folder, the path of a model would lead out of it.
+    shipped = Path(str(files("validator.data").joinpath("artifacts")))
+    return next((f for f in shipped.iterdir() if f.is_dir() and f.name == model), None)
 
 
 def _parsed(chosen: str) -> tuple[int, ...] | None:

@@ -50,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        error_console().print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        return 1
     except KeyboardInterrupt:
         error_console().print("interrupted; what was finished is kept")
         return 130
