@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from html_balance import Balance
 
 from validator.classifier.importance import FeatureImportance
 from validator.report import write_report
 from validator.report.heatmap import EffectGrid
-
-VOID = {"meta", "link", "br", "hr", "img", "input"}
-
-
-class Balance(HTMLParser):
-    """Checks that every tag is closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
 
 GRID = EffectGrid(("fiedler_value whole (head-mean)", "hfer_c0.5 whole hidden (head-mean)"),
                   (0, 1, 5), np.array([[0.5, -0.2, np.nan], [0.1, 0.0, -1.0]]),

@@ -7,12 +7,12 @@ import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from html_balance import Balance
 from planted import features, planted
 from sklearn.metrics import roc_auc_score
 
@@ -178,24 +178,6 @@ def test_the_audit_is_json_and_the_same_again(text: Audit) -> None:
     assert plain["verdict"] == list(text.verdict)
     again = audit(planted(1, "newline"), **QUICK).to_json()
     assert again == plain
-
-
-VOID = {"meta", "link", "br", "hr", "img", "input"}
-
-
-class Balance(HTMLParser):
-    """Checks that every tag is closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 @pytest.mark.parametrize("which", ["learned", "text"])

@@ -8,8 +8,7 @@ signals' Dirichlet energies) is not estimated.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 from validator.errors import ParameterError
 from validator.features import measures
 from validator.features.krylov import GraphOperator, Ritz, block_krylov
+from validator.features.lanczos_spectra import LanczosSpectra, Round
 from validator.features.spectra import ExactSolver, Spectra
 
 __all__ = ["LanczosSolver", "SolverErrors"]
@@ -137,7 +137,7 @@ class LanczosSolver:
     ) -> Spectra:
         graphs = len(operator.trace)
         spread, error = np.zeros(graphs), np.zeros(graphs)
-        rounds: list[tuple[NDArray[np.intp], _Round]] = []
+        rounds: list[tuple[NDArray[np.intp], Round]] = []
         values, bound = np.empty(0), np.zeros(graphs)
         active, done, more = np.arange(graphs), 0, 1
         while len(active) and more:
@@ -156,13 +156,13 @@ class LanczosSolver:
             more = min(done, self.max_rounds - done)
         self.errors.add(done, error, bound, self.tolerance, self.extremal_tolerance)
         energies = {name: _energies(operator, x) for name, x in signals.items()}
-        return _LanczosSpectra(
+        return LanczosSpectra(
             leading, operator.weights.shape[-1], operator.trace.cpu().numpy(), values, energies,
             tuple(rounds))
 
     def _round(
         self, operator: GraphOperator, signals: Mapping[str, Tensor], number: int
-    ) -> tuple[_Round, Ritz]:
+    ) -> tuple[Round, Ritz]:
         """One Krylov subspace: probes and signals together."""
         like = operator.weights
         graphs, nodes = like.shape[:2]
@@ -185,7 +185,7 @@ class LanczosSolver:
             energy[name] = start.energy(every[..., first:last])
             first = last
         first_mass = np.full((graphs, 1), 1.0 / nodes)
-        return _Round(
+        return Round(
             np.concatenate([np.zeros((graphs, 1)), values], axis=1),
             np.concatenate([first_mass, masses.mean(-1)], axis=1),
             energy, measures.distribution_error(masses)), ritz
@@ -214,20 +214,6 @@ class LanczosSolver:
             active = active[left]
         values = np.maximum(values, 0.0)
         return np.concatenate([np.zeros((len(values), 1)), values], axis=1), bound
-
-
-@dataclass(frozen=True, slots=True)
-class _Round:
-    """One estimate of the spectral measures of G graphs."""
-
-    values: Array
-    """(G, m) ascending, the null vector's 0 first."""
-    masses: Array
-    """(G, m)."""
-    energy: Mapping[str, Array]
-    """signal -> (G, m)."""
-    error: Array
-    """(G,) standard error of the distribution function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,79 +251,6 @@ class _Start:
         return np.asarray(energy + rest * left / np.where(sampled > 0, sampled, 1.0))
 
 
-@dataclass(frozen=True, slots=True)
-class _LanczosSpectra:
-    leading: tuple[int, ...]
-    nodes: int
-    trace: Array
-    extremes: Array
-    energies: Mapping[str, tuple[Array, Array]]
-    """signal -> Dirichlet energy and energy, both exact."""
-    rounds: tuple[tuple[NDArray[np.intp], _Round], ...]
-
-    def fiedler_value(self) -> Array:
-        return self._shaped(self.extremes[:, 1])
-
-    def spectral_gap(self, k: int) -> Array:
-        if k >= self.extremes.shape[-1]:
-            return self._shaped(np.full(len(self.extremes), np.nan))
-        return self._shaped(self.extremes[:, k] - self.extremes[:, k - 1])
-
-    def quantiles(self, q: Sequence[float]) -> Array:
-        shares = np.asarray(q, dtype=np.float64)
-        found = self._mean(
-            lambda r: measures.quantiles_of_measure(r.values, r.masses, shares, self.nodes).T)
-        found[:, shares == 0.0] = 0.0
-        found[:, shares == 1.0] = self.extremes[:, -1:]
-        return np.stack([self._shaped(found[:, i]) for i in range(len(shares))])
-
-    def eigenvalue_entropy(self) -> Array:
-        trace = self.trace
-        entropy = np.zeros((len(trace), 1))
-        count = np.zeros((len(trace), 1))
-        for index, r in self.rounds:
-            entropy[index, 0] += measures.entropy_of_measure(
-                r.values, r.masses, self.nodes, trace[index])
-            count[index] += 1
-        return self._shaped((entropy / count)[:, 0])
-
-    def hfer(self, signal: str, cutoff: float) -> Array:
-        level = math.ceil(cutoff * self.nodes) / self.nodes
-        found = self._mean(
-            lambda r: measures.share_above(r.masses, r.energy[signal], level)[:, None])
-        return self._shaped(found[:, 0])
-
-    def roughness(self, signal: str) -> Array:
-        dirichlet, total = self.energies[signal]
-        return self._shaped(_ratio(dirichlet, total))
-
-    def smoothness(self, signal: str) -> Array:
-        dirichlet, total = self.energies[signal]
-        return self._shaped(1.0 - _ratio(_ratio(dirichlet, total), self.extremes[:, -1]))
-
-    def dirichlet_energy(self, signal: str) -> Array:
-        return self._shaped(self.energies[signal][0])
-
-    def signal_entropy(self, signal: str) -> Array:
-        raise NotImplementedError("single modes are not known")
-
-    def _mean(self, estimate: Callable[[_Round], Array]) -> Array:
-        """(G, c) mean over the rounds each graph had."""
-        total: Array | None = None
-        count = np.zeros((len(self.trace), 1))
-        for index, found in self.rounds:
-            part = estimate(found)
-            if total is None:
-                total = np.zeros((len(self.trace), part.shape[-1]))
-            total[index] += part
-            count[index] += 1
-        assert total is not None
-        return total / count
-
-    def _shaped(self, values: Array) -> Array:
-        return np.asarray(values, dtype=np.float64).reshape(self.leading)
-
-
 def _extremal_bounds(ritz: Ritz, mean: Array) -> Array:
     """(G,) largest error bound of the extremal Ritz values, in units of the mean eigenvalue.
 
@@ -364,8 +277,3 @@ def _energies(operator: GraphOperator, signal: Tensor) -> tuple[Array, Array]:
 def _signs(generator: torch.Generator, rows: int, columns: int) -> Tensor:
     """(rows, columns) of +1 and -1."""
     return torch.randint(0, 2, (rows, columns), generator=generator).mul_(2).sub_(1).float()
-
-
-def _ratio(numerator: Array, denominator: Array) -> Array:
-    positive = denominator > 0
-    return np.where(positive, numerator / np.where(positive, denominator, 1.0), np.nan)
