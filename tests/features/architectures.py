@@ -111,6 +111,11 @@ OWN: dict[str, dict[str, Any]] = {
 """What an architecture needs on top, or must not be given."""
 
 
+NO_DEFAULT = {"ValueError", "StrictDataclassClassValidationError",
+              "AmbiguousGlobalPerLayerAttributeError"}
+"""What configurations raise that have no default, or one per layer; some are private classes."""
+
+
 def tiny_config(kind: str, **overrides: Any) -> Any:
     """A configuration of the architecture that builds in a moment."""
     cls = CONFIG_MAPPING[kind]
@@ -122,7 +127,9 @@ def _settings(cls: Any, own: Mapping[str, Any]) -> dict[str, Any]:
     try:
         default = cls()
         settings = {name: v for name, v in SMALL.items() if hasattr(default, name)}
-    except Exception:
+    except Exception as error:
+        if type(error).__name__ not in NO_DEFAULT:
+            raise
         settings = dict(SMALL)
     if "text_config" in parts:  # the others belong to the text part
         settings = {}
