@@ -15,6 +15,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from validator.audit.sample import question_texts
 from validator.errors import ParameterError
+from validator.groups import joined_ids
 from validator.types import Trace
 
 __all__ = ["DuplicatePair", "merge_near_duplicates", "near_duplicates"]
@@ -72,20 +73,8 @@ def merge_near_duplicates(traces: Sequence[Trace], threshold: float = THRESHOLD
 
     Chains merge: if A is like B and B like C, all three become one problem.
     """
-    parent: dict[str, str] = {}
-
-    def root(node: str) -> str:
-        while parent.setdefault(node, node) != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for pair in near_duplicates(traces, threshold):
-        parent[root(pair.second)] = root(pair.first)
-    first: dict[str, str] = {}
-    for trace in traces:
-        first.setdefault(root(trace.problem_id), trace.problem_id)
-    return tuple(first[root(t.problem_id)] for t in traces)
+    pairs = [(p.first, p.second) for p in near_duplicates(traces, threshold)]
+    return joined_ids([t.problem_id for t in traces], pairs)
 
 
 def _similar(texts: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from validator.errors import TraceError
+from validator.groups import joined_ids
 from validator.training.answers import parse_answer
 from validator.types import Status, Trace
 
@@ -65,21 +66,11 @@ def merge_problems(traces: Sequence[Trace]) -> list[Trace]:
     the ids as given would put both sides of such a pair in different parts. The id that comes first
     in the file stands for its group.
     """
-    parent: dict[str, str] = {}
-
-    def root(node: str) -> str:
-        while parent.setdefault(node, node) != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for trace in traces:
-        a, b = root(f"id:{trace.problem_id}"), root("prompt:" + " ".join(trace.prompt.split()))
-        parent[b] = a
-    first: dict[str, str] = {}
-    for trace in traces:
-        first.setdefault(root(f"id:{trace.problem_id}"), trace.problem_id)
-    return [replace(t, problem_id=first[root(f"id:{t.problem_id}")]) for t in traces]
+    seen: dict[str, str] = {}
+    pairs = [(seen.setdefault(" ".join(t.prompt.split()), t.problem_id), t.problem_id)
+             for t in traces]
+    joined = joined_ids([t.problem_id for t in traces], pairs)
+    return [replace(t, problem_id=i) for t, i in zip(traces, joined, strict=True)]
 
 
 def _gsm8k(record: Mapping[str, Any], where: Where) -> tuple[Trace, ...]:
