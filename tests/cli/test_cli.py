@@ -256,3 +256,24 @@ def test_the_solver_is_named_and_warnings_are_sentences(
                        "lanczos", "--no-store", "-o", tmp_path / "f.parquet", "--json")
     assert json.loads(out)["solver"].startswith("lanczos(probes=8")
     assert json.loads(out)["solver_beyond_tolerance"] == 0
+
+
+def test_scores_are_written_and_a_file_that_cannot_be_is_named(
+    folder: Path, trace_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("score", trace_file, "--model", folder, "--no-store", "--limit", 4)
+    code, out, err = run(capsys, *options, "-o", tmp_path / "deep" / "s.jsonl", "--json")
+    assert code == 0
+    assert "no classifier ships for" in err
+    rows = json.loads(out)["scores"]
+    lines = (tmp_path / "deep" / "s.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == rows
+    assert all(r["p_valid"] is None and "mean_logprob" in r["label_free"] for r in rows)
+    code, _, err = run(capsys, *options, "-o", trace_file / "s.jsonl")
+    assert code == 1
+    assert "error:" in err
+    assert str(trace_file) in err.replace("\n", "")
+    (tmp_path / "empty.jsonl").touch()
+    code, _, err = run(capsys, "score", tmp_path / "empty.jsonl", "--model", folder, "--no-store")
+    assert code == 1
+    assert "no trace" in err
