@@ -12,6 +12,7 @@ __all__ = [
     "ContextLengthError",
     "DamagedShardError",
     "FeatureMismatchError",
+    "HarnessError",
     "LabelError",
     "MalformedTraceError",
     "ModelError",
@@ -90,6 +91,10 @@ class FeatureMismatchError(ValidatorError):
 
 class ArtifactError(ValidatorError):
     """A saved classifier that is corrupted, incomplete, or not one of ours."""
+
+
+class HarnessError(ValidatorError):
+    """An lm-evaluation-harness task, installation or output that is not as it must be."""
 
 
 class StoreError(ValidatorError):

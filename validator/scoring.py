@@ -15,7 +15,7 @@ from validator.classifier.venn_abers import CALIBRATION, merged_probability, ven
 from validator.errors import ArtifactError, FeatureMismatchError
 from validator.families import learned_names, read_by_artifact
 from validator.features.extractor import SpectralFeatureExtractor
-from validator.types import FeatureMatrix, Progress, Trace, ValidityScore
+from validator.types import FeatureMatrix, Progress, Provenance, Trace, ValidityScore
 from validator.unsupervised import score_label_free
 
 __all__ = ["Validator", "shipped_artifact"]
@@ -96,10 +96,26 @@ class Validator:
         return save_artifact(path, self.classifier, provenance, names, notes)
 
     @property
+    def trained_on(self) -> Provenance | None:
+        """Model and feature set of the artifact this came from; None where it came from none."""
+        return None if self._artifact is None else self._artifact.provenance
+
+    @property
     def of_steps(self) -> bool:
         """Whether the classifier was trained on steps; it then says P(valid) of each."""
         metadata = {} if self._artifact is None else self._artifact.manifest.get("metadata", {})
         return metadata.get("rows") == "steps"
+
+    def prepare(self) -> Validator:
+        """Load the model, unless it is, and refuse one that the classifier was not trained on.
+
+        :meth:`score` does so itself; this is for failing before hours of other work. Returns self.
+        Raises FeatureMismatchError naming what differs.
+        """
+        if not hasattr(self.extractor, "model_"):
+            self.extractor.fit()
+            self._require_own_model()
+        return self
 
     def score(
         self, traces: Sequence[Trace], *, progress: Progress | None = None
@@ -113,9 +129,7 @@ class Validator:
             FeatureMismatchError: the model or feature set is not the classifier's.
             TraceError: as :meth:`SpectralFeatureExtractor.transform`.
         """
-        if not hasattr(self.extractor, "model_"):
-            self.extractor.fit()
-            self._require_own_model()
+        self.prepare()
         if not self.of_steps:
             return self.score_features(self.extractor.transform(traces, progress=progress))
         steps = self.score_features(self.extractor.transform_steps(traces, progress=progress))

@@ -18,7 +18,7 @@ __all__ = ["build_parser", "main"]
 
 COMMANDS = (
     "demo", "models", "sample", "extract", "train", "tune", "evaluate", "audit", "steps", "abstain",
-    "score", "store")
+    "score", "store", "lm-eval")
 """Each is a module of this package with ``register(subparsers)``; the order of ``--help``."""
 
 
@@ -32,13 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"spectral-validator {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        importlib.import_module(f"validator.cli.{name}").register(subparsers)
+        importlib.import_module(f"validator.cli.{name.replace('-', '_')}").register(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 bad input, 2 wrong usage, 130 interrupted."""
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_args(_guarded(sys.argv[1:] if argv is None else argv))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", ValidatorWarning)
@@ -58,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         error_console().print("interrupted; what was finished is kept")
         return 130
+
+
+def _guarded(argv: Sequence[str]) -> list[str]:
+    """Arguments in which ``--`` keeps argparse away from those that are lm-eval's."""
+    found = list(argv)
+    own = not found or found[0] != "lm-eval" or found[1:2] in (["-h"], ["--help"], ["--json"])
+    return found if own else [found[0], "--", *found[1:]]
 
 
 def _print_warning(

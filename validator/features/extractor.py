@@ -36,7 +36,8 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
     """Attention spectra and token scores of a causal LM, as a vector of fixed length per trace.
 
     Args:
-        model: a known name, a hub id, a local folder, or a loaded ``(model, tokenizer)`` pair.
+        model: a known name, a hub id, a local folder, a loaded ``(model, tokenizer)`` pair, or a
+            :class:`validator.models.loading.LoadedModel`.
         feature_set: a name (``default``, ``fast``, ``paper``, ``lapeigvals``, ``full``), the path
             of a YAML file, or a :class:`validator.features.featureset.FeatureSet`.
         solver: ``exact`` (dense eigendecomposition) or ``lanczos`` (matrix-vector products only:

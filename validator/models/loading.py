@@ -20,7 +20,7 @@ from validator.types import Progress
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "identify_model", "load_model"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +36,7 @@ class LoadedModel:
 
 
 def load_model(
-    model: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    model: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel,
     *,
     dtype: str = "float32",
     device: str = "cpu",
@@ -46,16 +46,27 @@ def load_model(
 
     A string is a known name (fetched if it is missing), else a folder with config.json, else a hub
     id. A loaded (model, tokenizer) pair keeps its dtype and device and is put into eval mode; its
-    revision reads every weight once, so prefer a folder for large models.
+    revision reads every weight once, so prefer a folder for large models. A :class:`LoadedModel`
+    comes back as it is: who made it answers for its name and revision.
     ``dtype`` is float32, float64, bfloat16 or float16. ``progress`` follows a fetch.
     Raises UnknownModelError if there is no such model, ModelError if it cannot be loaded,
     ModelIntegrityError if its weights are damaged or incomplete.
     """
+    if isinstance(model, LoadedModel):
+        return model
     if isinstance(model, tuple):
         return _loaded(*model)
     folder, name, revision = _locate(model, progress)
     network, tokenizer = read_folder(folder, dtype=dtype, device=device)
     return LoadedModel(network, tokenizer, name, revision)
+
+
+def identify_model(model: str | Path) -> tuple[str, str]:
+    """Name and revision that :func:`load_model` would give, without loading a weight.
+
+    A known name or hub id is fetched if it is missing. Raises UnknownModelError, ModelError.
+    """
+    return _locate(model, None)[1:]
 
 
 def _locate(model: str | Path, progress: Progress | None) -> tuple[Path, str, str]:

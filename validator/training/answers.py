@@ -9,6 +9,7 @@ as fractions.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import lru_cache
@@ -17,7 +18,10 @@ from typing import Literal, get_args
 from validator.errors import LabelError, ParameterError
 from validator.training import math_answers
 
-__all__ = ["STYLES", "AnswerStyle", "answer_key", "answers_equal", "check", "parse_answer"]
+__all__ = [
+    "STYLES", "AnswerStyle", "answer_key", "answers_equal", "check", "equivalence_classes",
+    "parse_answer",
+]
 
 AnswerStyle = Literal["integer", "last-number", "math"]
 STYLES: tuple[AnswerStyle, ...] = get_args(AnswerStyle)
@@ -108,6 +112,26 @@ def answer_key(answer: str) -> str:
         return words or " ".join(answer.split())
     value = math_answers.evaluate(parsed)
     return _canonical(value) if isinstance(value, Fraction) else value
+
+
+def equivalence_classes(answers: Sequence[str | None]) -> list[int | None]:
+    """Which answers are the same answer, as :func:`answers_equal` sees it, so that they can vote.
+
+    Returns the index of the first equal answer for each, None for None. Equality is made
+    transitive: an answer joins the first class one of whose keys it equals.
+    """
+    classes: dict[str, int] = {}
+    found: list[int | None] = []
+    for i, answer in enumerate(answers):
+        if answer is None:
+            found.append(None)
+            continue
+        key = answer_key(answer)
+        if key not in classes:
+            equal = (c for other, c in classes.items() if answers_equal(key, other))
+            classes[key] = next(equal, i)
+        found.append(classes[key])
+    return found
 
 
 def _require_style(style: str) -> None:

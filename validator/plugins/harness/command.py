@@ -1,0 +1,67 @@
+"""``validator lm-eval ...``: lm-eval's own command, with our tasks and model registered."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from validator.errors import HarnessError
+
+__all__ = ["TASKS", "require_lm_eval", "run_lm_eval"]
+
+TASKS = Path(__file__).parent / "tasks"
+"""The folder of our task files; what ``--include_path`` is given."""
+
+RELEASES = ((0, 4, 13), (0, 5))
+"""lm-eval from the first, before the second."""
+
+
+def require_lm_eval() -> str:
+    """lm-eval's version. Raises HarnessError where it is missing or not one we know."""
+    try:
+        found = version("lm-eval")
+    except PackageNotFoundError as error:
+        raise HarnessError("lm-eval is not installed; "
+                           "`pip install 'spectral-validator[eval]'` installs it") from error
+    parts = tuple(int(p) for p in found.split(".")[:3] if p.isdigit())
+    if not RELEASES[0] <= parts < RELEASES[1]:
+        raise HarnessError(f"lm-eval {found} is installed; the spectral tasks need >=0.4.13,<0.5: "
+                           "`pip install 'spectral-validator[eval]'`")
+    return found
+
+
+def run_lm_eval(arguments: Sequence[str]) -> int:
+    """Run lm-eval's command line with ``arguments``; its ``run``, ``ls`` and ``validate`` too.
+
+    Our tasks come last in the include path, so that folders of the user's own are kept.
+    """
+    require_lm_eval()
+    import lm_eval.models  # the built-in models, which registering ours first would hide
+    from lm_eval._cli.harness import HarnessCLI
+    from lm_eval.api.registry import model_registry
+
+    if "hf-spectral" not in model_registry:
+        model_registry.register(
+            "hf-spectral", target="validator.plugins.harness.model:SpectralHFLM")
+    with _argv(["lm_eval", *arguments]):
+        command = HarnessCLI()
+        args = command.parse_args()
+        if hasattr(args, "include_path"):
+            given = args.include_path
+            own = [] if given is None else [given] if isinstance(given, str) else list(given)
+            args.include_path = [*own, str(TASKS)]
+        command.execute(args)
+    return 0
+
+
+@contextmanager
+def _argv(value: list[str]) -> Iterator[None]:
+    before = sys.argv
+    sys.argv = value
+    try:
+        yield
+    finally:
+        sys.argv = before
