@@ -101,6 +101,12 @@ class Validator:
         return None if self._artifact is None else self._artifact.provenance
 
     @property
+    def training_problems(self) -> frozenset[str]:
+        """Ids of the problems that the artifact says it was trained on."""
+        metadata = {} if self._artifact is None else self._artifact.manifest.get("metadata", {})
+        return frozenset(metadata.get("training_problems", ()))
+
+    @property
     def of_steps(self) -> bool:
         """Whether the classifier was trained on steps; it then says P(valid) of each."""
         metadata = {} if self._artifact is None else self._artifact.manifest.get("metadata", {})

@@ -92,6 +92,11 @@ class ResponseScorer:
             responses.append(Response(values, lengths[trace.id], own.interval, own.nan_reason))
         return responses
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Ids of the problems that the classifier was trained on."""
+        return self.validator.training_problems
+
     def describe(self) -> dict[str, Any]:
         """What stands in the results: reader, revision, feature set, solver, artifact."""
         about = {"reader": self.reader.name, "revision": self.reader.revision,

@@ -6,11 +6,14 @@ A document's column, as it stands in the logged samples, has one entry for each 
      "score": {"validity": [0.81, null], "hfer": [-0.2, -0.4]}, "unscored": {"1": "empty response"}}
 
 A response without a score is ranked below all others and counts in every ranking; calibration is
-judged on the scored ones alone. What is undefined on the data at hand is None.
+judged on the scored ones alone. A document that the classifier was trained on has ``"seen": true``,
+and the learned score is judged on the others. What is undefined on the data at hand is None.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +23,7 @@ from numpy.typing import NDArray
 
 from validator.errors import LabelError
 from validator.metrics import (
+    PerProblem,
     Resampler,
     Statistic,
     auroc_statistic,
@@ -29,6 +33,7 @@ from validator.metrics import (
     ece,
     length_matched_statistic,
     majority_vote,
+    mean_statistic,
     oracle,
     risk_at_coverage,
     row_statistic,
@@ -37,7 +42,9 @@ from validator.metrics import (
 )
 from validator.training.answers import equivalence_classes
 
-__all__ = ["LEARNED", "LOWER_IS_BETTER", "Metric", "chosen", "metric_names", "summarise"]
+__all__ = [
+    "LEARNED", "LOWER_IS_BETTER", "Metric", "chosen", "metric_names", "problem_of", "summarise",
+]
 
 LEARNED = "validity"
 """The learned score, P(valid); the others are label-free."""
@@ -60,6 +67,12 @@ class Metric(NamedTuple):
     stderr: float | None
 
 
+def problem_of(document: Mapping[str, Any]) -> str:
+    """A document's identity, whatever its place in a run: a hash of its content."""
+    text = json.dumps(document, sort_keys=True, default=str, ensure_ascii=False)
+    return f"doc-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
 def metric_names(scores: Sequence[str], repeats: int) -> tuple[str, ...]:
     """Names of what :func:`summarise` returns, in its order; one response each without repeats."""
     found = [f"auroc_{s}" for s in scores]
@@ -69,6 +82,8 @@ def metric_names(scores: Sequence[str], repeats: int) -> tuple[str, ...]:
     if LEARNED in scores:
         found += [f"{m}_{LEARNED}" for m in (
             "ece", "brier", "aurc", *(f"accuracy_at_{c}" for c in COVERAGES))]
+        if repeats > 1:
+            found += [f"best_of_n_{LEARNED}", f"weighted_vote_{LEARNED}"]
     return tuple(found)
 
 
@@ -84,7 +99,10 @@ def summarise(columns: Sequence[Column], scores: Sequence[str], repeats: int, *,
         seed: of the resamples.
     """
     rows = _Rows(columns, n_resamples, seed)
-    return {name: rows.metric(name) for name in metric_names(scores, repeats)}
+    fresh = [c for c in columns if not c.get("seen")]
+    unseen = rows if len(fresh) == len(columns) else _Rows(fresh, n_resamples, seed)
+    return {name: (unseen if name.endswith(f"_{LEARNED}") else rows).metric(name)
+            for name in metric_names(scores, repeats)}
 
 
 def chosen(column: Column, scores: Sequence[str]) -> dict[str, float]:
@@ -114,8 +132,8 @@ class _Rows:
 
     def __init__(self, columns: Sequence[Column], n_resamples: int, seed: int) -> None:
         self.columns = columns
-        self.y = np.concatenate([np.asarray(c["valid"], dtype=np.int64) for c in columns])
-        self.tokens = np.concatenate([np.asarray(c["tokens"], dtype=np.float64) for c in columns])
+        self.y = np.array([v for c in columns for v in c["valid"]], dtype=np.int64)
+        self.tokens = np.array([n for c in columns for n in c["tokens"]], dtype=np.float64)
         self.documents = np.repeat(np.arange(len(columns)), [len(c["valid"]) for c in columns])
         self.resampler = (
             Resampler(self.documents, n_resamples, seed) if len(columns) > 1 else None)
@@ -128,6 +146,8 @@ class _Rows:
             "brier": lambda s, r: self._of_scored(s, r, brier),
             "aurc": lambda s, r: self._of_rows(r, lambda y, x: aurc(y, x), self.score(s)),
             **{f"accuracy_at_{c}": self._accuracy_at(c / 100) for c in COVERAGES},
+            "best_of_n": lambda s, r: self._of_documents(f"best_of_n_{s}", s, r),
+            "weighted_vote": lambda s, r: self._of_documents(f"weighted_vote_{s}", s, r),
         }
 
     def score(self, name: str) -> NDArray[np.float64]:
@@ -150,6 +170,10 @@ class _Rows:
         kept = draws[~np.isnan(draws)]
         known = kept.size >= max(2.0, (1 - MAX_UNDEFINED) * draws.size)
         return Metric(value, float(kept.std(ddof=1)) if known else None)
+
+    def _of_documents(self, what: str, score: str, resampler: Resampler) -> Statistic:
+        values = np.array([chosen(c, [score])[what] for c in self.columns])
+        return mean_statistic(PerProblem(resampler.problems, values), resampler)
 
     def _given(self, name: str) -> NDArray[np.float64]:
         return np.concatenate([_numbers(c["score"][name]) for c in self.columns])

@@ -27,6 +27,7 @@ from validator.plugins.harness.summary import (
     Metric,
     chosen,
     metric_names,
+    problem_of,
     summarise,
 )
 from validator.plugins.harness.upstream import derive, split_options
@@ -128,6 +129,10 @@ class SpectralTask(ConfigurableTask):  # type: ignore[misc]
             count = len(_responses(instance))
             self._scored[instance.doc_id] = found[start:start + count]
             start += count
+        seen = {problem_of(i.doc) for i in self._instances} & scorer.trained_on
+        if seen:
+            log.warning("%s: the classifier was trained on %d of these documents; the learned "
+                        "score is judged on the others", self.config.task, len(seen))
         blank = [r for r in found if r.tokens == 0]
         if blank:
             log.warning("%s: %d of %d responses have no score, the first because: %s; they rank "
@@ -140,8 +145,8 @@ class SpectralTask(ConfigurableTask):  # type: ignore[misc]
         if not isinstance(prompt, str):
             raise HarnessError(f"{self.config.task}, document {instance.doc_id}: the prompt is a "
                                f"{type(prompt).__name__}, not text, so it cannot be read")
-        problem = f"{self.config.task}/{instance.doc_id}"
-        return [Trace(f"{problem}#{k}", problem, prompt, str(response))
+        name, problem = f"{self.config.task}/{instance.doc_id}", problem_of(instance.doc)
+        return [Trace(f"{name}#{k}", problem, prompt, str(response))
                 for k, response in enumerate(_responses(instance))]
 
     def _instance(self, results: Sequence[Any]) -> Instance:
@@ -175,6 +180,8 @@ class SpectralTask(ConfigurableTask):  # type: ignore[misc]
         if any(r.interval is not None for r in responses):
             column["interval"] = [None if r.interval is None else list(r.interval)
                                   for r in responses]
+        if self._scorer is not None and problem_of(instance.doc) in self._scorer.trained_on:
+            column["seen"] = True
         reasons = {str(k): r.unscored for k, r in enumerate(responses) if r.unscored is not None}
         return {**column, "unscored": reasons} if reasons else column
 
@@ -220,7 +227,8 @@ class SpectralTask(ConfigurableTask):  # type: ignore[misc]
         if self.config.repeats > 1:
             found |= chosen(column, self._scorer.shown)
         for name in metric_names(self._scorer.shown, self.config.repeats):
-            found |= {name: None, f"{name}_stderr": None}
+            found.setdefault(name, None)
+            found[f"{name}_stderr"] = None
         return found
 
     def _own_aggregation(self) -> dict[str, Callable[[Sequence[Any]], Any]]:
@@ -230,7 +238,7 @@ class SpectralTask(ConfigurableTask):  # type: ignore[misc]
         found: dict[str, Callable[[Sequence[Any]], Any]] = {SCORES: self._summarise}
         if repeats > 1:
             blank = {"valid": [0], "answer": [None], "score": {s: [0.0] for s in shown}}
-            found |= dict.fromkeys(chosen(blank, shown), mean)
+            found |= dict.fromkeys(chosen(blank, shown), mean)  # the learned score's: see below
         for name in metric_names(shown, repeats):
             # bound now: lm-eval calls these one after the other, filter by filter
             found[name] = lambda _, n=name: _known(self._summary[n].value)  # type: ignore[misc]
