@@ -76,15 +76,19 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 _WHAT = {
-    "install-tasks": ("Put the spectral tasks where the stock lm_eval command finds them; run "
-                      "again after an update of either package.", "validator lm-eval install-tasks"),
-    "uninstall-tasks": ("Remove what install-tasks wrote.", "validator lm-eval uninstall-tasks"),
-    "tasks-path": ("Print the folder of the spectral tasks, for --include_path.",
-                   "lm_eval --include_path $(validator lm-eval tasks-path) --tasks gsm8k_spectral "
-                   "..."),
-    "spectralize": ("Make a spectral task of any task that generates text (generate_until).",
-                    "validator lm-eval spectralize gsm_plus -o my-tasks\n  lm_eval --include_path "
-                    "my-tasks --tasks gsm_plus_spectral ..."),
+    "install-tasks": (
+        "Put the spectral tasks where the stock lm_eval command finds them; again after an update.",
+        "validator lm-eval install-tasks"),
+    "uninstall-tasks": (
+        "Remove what install-tasks wrote.",
+        "validator lm-eval uninstall-tasks"),
+    "tasks-path": (
+        "Print the folder of the spectral tasks, for --include_path.",
+        "lm_eval --include_path $(validator lm-eval tasks-path) --tasks gsm8k_spectral ..."),
+    "spectralize": (
+        "Make a spectral task of any task that generates text (generate_until).",
+        """validator lm-eval spectralize gsm_plus -o my-tasks
+  lm_eval --include_path my-tasks --tasks gsm_plus_spectral ..."""),
 }
 
 

@@ -1,12 +1,22 @@
-"""``validator train``: feature file -> judged and fitted classifier."""
+"""``validator train``: a feature file, or what lm-eval logged -> judged and fitted classifier."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from validator.cli.console import add_command, console, print_json, progress, write_json
+from validator.cli.console import (
+    add_command,
+    console,
+    error_console,
+    print_json,
+    progress,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from validator.types import FeatureMatrix
 
 __all__ = ["add_classifier_options", "add_report_options", "classifier", "register"]
 
@@ -16,8 +26,24 @@ def register(subparsers: Any) -> None:
     parser = add_command(
         subparsers, "train",
         "Judge a classifier under problem-grouped folds, then fit it on all traces and save it.",
-        "validator train features.parquet -o artifact --report report.html", run)
-    parser.add_argument("features", type=Path, help="feature file made by `validator extract`")
+        "validator train features.parquet -o artifact --report report.html\n"
+        "  validator train --from-lm-eval LM_EVAL_OUTPUT_PATH -o artifact", run)
+    parser.add_argument("features", type=Path, nargs="?",
+                        help="feature file made by `validator extract`")
+    parser.add_argument("--from-lm-eval", type=Path, metavar="DIR",
+                        help="in place of a feature file: --output_path of a run of lm-eval with "
+                             "--log_samples; its responses are read again and labelled by the "
+                             "task's metric")
+    logged = parser.add_argument_group("with --from-lm-eval")
+    logged.add_argument("--task", help="which task (default: the only one)")
+    logged.add_argument("--filter", help="which filter's verdict is the label (default: the first)")
+    logged.add_argument("--model", help="known name, hub id or folder of the reader (default: the "
+                                        "run's)")
+    logged.add_argument("--feature-set", default="default", metavar="SET",
+                        help="feature set (default: default)")
+    logged.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    logged.add_argument("--dtype", help="of the model (default: the run's reader's, or float32)")
+    logged.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="artifact folder to write")
     add_classifier_options(parser)
     add_report_options(parser)
@@ -61,16 +87,15 @@ def run(args: argparse.Namespace) -> int:
     """Judge, fit, save, show."""
     from validator.classifier import load_artifact
     from validator.cli import scoreboard
-    from validator.features.table import read_features
     from validator.training.fit import train
 
-    features = read_features(args.features)
+    features, name = _features(args)
     command = scoreboard.command_line()
     with progress("folds") as advance:
         done = train(
             features, classifier(args), args.output, n_splits=args.folds, seed=args.seed,
             metadata={"command": command}, progress=advance)
-    title = f"Training on {args.features.name}"
+    title = f"Training on {name}"
     if args.report:
         scoreboard.write_page(
             args.report, done.cross_validated, done.comparison, title,
@@ -83,3 +108,38 @@ def run(args: argparse.Namespace) -> int:
     scoreboard.show_comparison(done.comparison, console(), title)
     console().print(f"artifact: {done.artifact}", markup=False)
     return 0
+
+
+def _features(args: argparse.Namespace) -> tuple[FeatureMatrix, str]:
+    """The features to train on, and what they are called."""
+    from validator.errors import ParameterError
+
+    if (args.features is None) == (args.from_lm_eval is None):
+        raise ParameterError("give a feature file, or --from-lm-eval and a folder; not both")
+    if args.from_lm_eval is not None:
+        return _logged(args)
+    from validator.features.table import read_features
+
+    return read_features(args.features), args.features.name
+
+
+def _logged(args: argparse.Namespace) -> tuple[FeatureMatrix, str]:
+    from validator.errors import ParameterError
+    from validator.features.extractor import SpectralFeatureExtractor
+    from validator.models.cache import cache_root
+    from validator.plugins.harness.logs import read_run
+
+    run = read_run(args.from_lm_eval, task=args.task, filter=args.filter)
+    reader = run.about.get("reader") if run.about.get("origin") == "reader" else run.model
+    model = args.model or reader
+    if model is None:
+        raise ParameterError(f"{run.source} does not say which model to read with; name it with "
+                             "--model")
+    if run.left_out:
+        error_console().print(f"{run.left_out} empty responses cannot be read and are left out")
+    extractor = SpectralFeatureExtractor(
+        model, feature_set=args.feature_set, device=args.device, num_threads=args.threads,
+        dtype=args.dtype or run.about.get("dtype") or "float32", store=cache_root() / "features")
+    with progress(f"reading {len(run.traces)} responses") as advance:
+        features = extractor.fit().transform(run.traces, progress=advance)
+    return features, f"{run.task}, {run.filter}"

@@ -200,7 +200,7 @@ class _Judge:
         """Equal answers of a problem, as mathematics, get one name."""
         found: list[str | None] = [None] * len(answers)
         for problem in range(len(self.resampler.problems)):
-            rows = np.flatnonzero(self.resampler.index == problem)
+            rows = np.flatnonzero(self.resampler.index == problem).tolist()
             for row, kind in zip(rows, equivalence_classes([answers[i] for i in rows]),
                                  strict=True):
                 found[row] = None if kind is None else str(kind)

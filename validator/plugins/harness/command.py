@@ -39,7 +39,6 @@ def run_lm_eval(arguments: Sequence[str]) -> int:
     Our tasks come last in the include path, so that folders of the user's own are kept.
     """
     require_lm_eval()
-    import lm_eval.models  # the built-in models, which registering ours first would hide
     from lm_eval._cli.harness import HarnessCLI
     from lm_eval.api.registry import model_registry
 
@@ -52,9 +51,20 @@ def run_lm_eval(arguments: Sequence[str]) -> int:
         if hasattr(args, "include_path"):
             given = args.include_path
             own = [] if given is None else [given] if isinstance(given, str) else list(given)
-            args.include_path = [*own, str(TASKS)]
+            args.include_path = own if _installed() else [*own, str(TASKS)]
         command.execute(args)
     return 0
+
+
+def _installed() -> bool:
+    """Whether lm-eval finds the tasks of this version by itself; twice, it would warn of each."""
+    import lm_eval.tasks
+
+    from validator.plugins.harness.stubs import FOLDER
+
+    folder = Path(lm_eval.tasks.__path__[0]) / FOLDER
+    return all((folder / p.name).is_file() and (folder / p.name).read_bytes() == p.read_bytes()
+               for p in TASKS.glob("*.yaml"))
 
 
 @contextmanager

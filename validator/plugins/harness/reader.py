@@ -89,8 +89,8 @@ def _evaluated() -> tuple[Any, str]:
             None, "the evaluated model is no causal language model")
     if not found:
         return None, "the evaluated model does not run in this process as a transformers model"
-    return None, f"{len(found)} transformers models live in this process, and which is meant is " \
-                 "not known"
+    reason = f"{len(found)} transformers models live in this process: which is meant is not known"
+    return None, reason
 
 
 def _identified(lm: Any, metadata: Mapping[str, Any]) -> LoadedModel:

@@ -154,16 +154,17 @@ def make_scorer(metadata: Mapping[str, Any]) -> tuple[ResponseScorer | None, str
 
 def _make(reader: Reader, metadata: Mapping[str, Any]) -> ResponseScorer:
     options = {**reader.options, **_settings(metadata)}
+    # An artifact reads with the type of numbers and the layers that it was trained on.
+    own = {k: v for k, v in options.items() if k not in ("dtype", "layers")}
     named = metadata.get("artifact")
     if named:
-        options.pop("layers", None)  # an artifact reads the layers that it was trained on
         file = str(metadata["features"]) if "features" in metadata else None
-        validator = Validator.load(str(named), model=reader.model, feature_set=file, **options)
+        validator = Validator.load(str(named), model=reader.model, feature_set=file, **own)
         _require_own(validator, reader, str(named))
         return _scorer(validator, reader, Path(str(named)).resolve().name, metadata)
     shipped = shipped_artifact(reader.name)
     if shipped is not None and not {"features", "layers", "solver"} & set(metadata):
-        validator = Validator.load(shipped, model=reader.model, **options)
+        validator = Validator.load(shipped, model=reader.model, **own)
         try:
             _require_own(validator, reader, shipped.name)
         except FeatureMismatchError as error:

@@ -108,7 +108,10 @@ def _folder(root: Path | None) -> Path:
         root = tasks_root()
     if not root.is_dir():
         raise HarnessError(f"no folder {root}, where lm-eval's tasks should be")
-    return root / FOLDER
+    folder = root / FOLDER
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise HarnessError(f"{folder} is no plain folder, so it is not ours; move it away")
+    return folder
 
 
 def _wanted() -> dict[str, bytes]:
@@ -137,8 +140,6 @@ def _hashes(listed: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _require_ours(folder: Path, listed: Mapping[str, Any] | None) -> None:
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise HarnessError(f"{folder} is no plain folder, so it is not ours; move it away")
     if not folder.exists():
         return
     known = _hashes(listed)

@@ -1,10 +1,11 @@
 """The task class: an upstream task whose responses are scored once all of them are there.
 
 lm-eval hands a task nothing but its prompts and responses, so scoring hooks into the one method
-that runs once after generation, ``apply_filters``. Two more facts of lm-eval 0.4 are relied on, and
-checked while it runs: after filtering, it walks ``doc_iterator`` once for every filter, in the order
-of ``filtered_resps``, and calls ``process_results`` for each document between two steps of the walk;
-and it aggregates metrics in the order in which ``process_results`` returned them.
+that runs once after generation, ``apply_filters``. Two more facts of lm-eval 0.4 are relied on.
+After filtering, it walks ``doc_iterator`` once for every filter, in the order of
+``filtered_resps``, and calls ``process_results`` for each document between two steps of the walk;
+this is checked as it runs. And it aggregates metrics in the order in which ``process_results``
+returned them.
 """
 
 from __future__ import annotations
@@ -66,14 +67,14 @@ class SpectralTask(ConfigurableTask):  # type: ignore[misc]
         self._summary: dict[str, Metric] = {}
 
     def build_all_requests(self, **kwargs: Any) -> None:
-        """As lm-eval's, after the reader was chosen, so that a wrong one fails before generation."""
+        """As lm-eval's, once the reader is chosen, so that a wrong one fails before generation."""
         if not self._predicts_only:
             self._choose_scorer()
         super().build_all_requests(**kwargs)
 
     def apply_filters(self) -> list[Instance] | None:
         """As lm-eval's, then every response is scored."""
-        result = super().apply_filters()
+        result: list[Instance] | None = super().apply_filters()
         self._scored = {}
         if not self._predicts_only and self._scorer is not None:
             self._score(self._scorer)
@@ -98,7 +99,7 @@ class SpectralTask(ConfigurableTask):  # type: ignore[misc]
         return {**base, **self._metrics(column)}
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Any]], Any]]:
-        """lm-eval's functions by metric; those of ours read what that of :data:`SCORES` computed."""
+        """lm-eval's functions by metric; ours read what that of :data:`SCORES` computed."""
         return dict(super().aggregation()) | self._own_aggregation()
 
     def higher_is_better(self) -> dict[str, bool]:
@@ -250,7 +251,7 @@ class SpectralTask(ConfigurableTask):  # type: ignore[misc]
         assert self._scorer is not None
         self._summary = summarise(columns, self._scorer.shown, self.config.repeats)
         tokens = [n for c in columns for n in c["tokens"]]
-        return sum(n > 0 for n in tokens) / len(tokens)
+        return float(sum(n > 0 for n in tokens) / len(tokens))
 
 
 @dataclass(frozen=True)

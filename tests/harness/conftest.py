@@ -1,0 +1,104 @@
+"""A tiny reader in a folder, a small benchmark file, and a model that answers by heart."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import byte_tokenizer, tiny_model
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what lm-eval and its dependencies say of each other
+    from lm_eval.api.model import LM
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+N = 12
+
+
+class Parrot(LM):
+    """Gives the k-th response of a list to the k-th request of a prompt."""
+
+    def __init__(self, answer: Callable[[str, int], str]) -> None:
+        super().__init__()
+        self.answer, self.asked = answer, 0
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        seen: dict[str, int] = {}
+        found = []
+        for request in requests:
+            prompt = request.args[0]
+            found.append(self.answer(prompt, seen.get(prompt, 0)))
+            seen[prompt] = seen.get(prompt, 0) + 1
+        self.asked += len(requests)
+        return found
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        raise NotImplementedError
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        raise NotImplementedError
+
+
+def questions() -> list[dict[str, str]]:
+    """Sums; the answer of document i is 2 i + 1."""
+    return [{"question": f"What is {i} + {i + 1}?", "answer": f"{i} + {i + 1} = {2 * i + 1}"
+             f"\n#### {2 * i + 1}"} for i in range(N)]
+
+
+def right_or_wrong(prompt: str, k: int) -> str:
+    """Every third document wrong, and of several responses every second one off by k."""
+    question = prompt.rsplit("Question: ", 1)[1]
+    i = int(question.split()[2])
+    value = 2 * i + 1 + (100 if i % 3 == 0 else 0) + (k if k % 2 else 0)
+    return f" {i} and one more make {value}." + " Yes." * (i % 4) + f"\n#### {value}"
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random llama, saved as a folder."""
+    folder = tmp_path_factory.mktemp("reader") / "tiny-reader"
+    tiny_model(max_position_embeddings=2048).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve documents with the columns of GSM8K."""
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    path.write_text("".join(json.dumps(q) + "\n" for q in questions()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def evaluate(
+    benchmark: Path, reader: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """Run a task of ours on the small benchmark with a model that answers by heart."""
+    from validator.plugins.harness import responses
+    from validator.plugins.harness.command import TASKS
+
+    monkeypatch.setattr(responses, "_last", None)
+
+    def run(task: str = "gsm8k_spectral", *, answer: Callable[[str, int], str] = right_or_wrong,
+            read: bool = True, include: Path | None = None, metadata: dict[str, Any] | None = None,
+            **options: Any) -> dict[str, Any]:
+        told = {"data_files": str(benchmark), "features": "paper",
+                "reader_device": "cpu", **({"reader": str(reader)} if read else {}),
+                **(metadata or {})}
+        manager = TaskManager(include_path=[str(TASKS), *([str(include)] if include else [])],
+                              include_defaults=False, metadata=told)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found: dict[str, Any] = simple_evaluate(
+                Parrot(answer), tasks=[task], task_manager=manager, metadata=told,
+                bootstrap_iters=100, log_samples=True, **options)
+        return found
+
+    return run

@@ -1,0 +1,189 @@
+"""The real command line of lm-eval 0.4.13, as a subprocess, on the default model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from validator.models.fetch import fetch
+from validator.plugins.harness.command import TASKS
+from validator.plugins.harness.stubs import FOLDER
+from validator.plugins.harness.upstream import tasks_root
+
+pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.timeout(1200)]
+
+BIN = Path(sys.executable).parent
+STRICT = "strict-match"
+
+
+def run(program: str, *arguments: str, folder: Path, check: bool = True,
+        **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(folder / "datasets"), **variables}
+    done = subprocess.run([BIN / program, *arguments], cwd=folder, env=environment,
+                          capture_output=True, text=True, check=False)
+    if check:
+        assert done.returncode == 0, f"{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def logged(folder: Path) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """The newest results, and the samples of each task."""
+    results = max(folder.rglob("results_*.json"), key=lambda p: p.stat().st_mtime)
+    stamp = results.name.removeprefix("results_").removesuffix(".json")
+    samples = {p.name.removeprefix("samples_").removesuffix(f"_{stamp}.jsonl"):
+               [json.loads(line) for line in p.read_text().splitlines()]
+               for p in results.parent.glob(f"samples_*_{stamp}.jsonl")}
+    return json.loads(results.read_text()), samples
+
+
+def scores_of(samples: list[dict[str, Any]]) -> list[float]:
+    return [v for s in samples if s["filter"] == STRICT
+            for values in s["scores"]["score"].values() for v in values]
+
+
+@pytest.fixture(scope="module")
+def model() -> str:
+    return str(fetch("smollm2-135m-instruct"))
+
+
+@pytest.fixture(scope="module")
+def installed() -> Any:
+    """The tasks, where the stock command finds them; as it was before afterwards."""
+    there = (tasks_root() / FOLDER).exists()
+    run("validator", "lm-eval", "install-tasks", folder=Path.cwd())
+    yield
+    if not there:
+        run("validator", "lm-eval", "uninstall-tasks", folder=Path.cwd())
+        assert not (tasks_root() / FOLDER).exists()
+
+
+@pytest.mark.shared
+def test_the_stock_command_beside_upstream_and_the_model_read_in_place(
+    model: str, installed: None, shared_data: Path, tmp_path: Path
+) -> None:
+    """One model load each: upstream's task and ours on the same file, then hf-spectral."""
+    file = str(shared_data / "gsm8k_test.jsonl")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "plain.yaml").write_text(
+        f"include: {tasks_root() / 'gsm8k' / 'gsm8k.yaml'}\ntask: plain\ntag: null\n"
+        "dataset_path: json\ndataset_name: null\ndataset_kwargs:\n  data_files:\n"
+        f"    test: {file}\ntraining_split: null\nfewshot_split: test\n")
+    common = ["--model_args", f"pretrained={model}", "--limit", "5", "--log_samples", "--device",
+              "cpu", "--batch_size", "5", "--metadata", json.dumps({"data_files": file}),
+              "--gen_kwargs", "max_gen_toks=48"]
+    cache = ["--use_cache", str(tmp_path / "cache")]
+    stock = run("lm_eval", "--model", "hf", "--tasks", "plain,gsm8k_spectral", "--include_path",
+                "plain", "--output_path", "stock", *common, *cache, folder=tmp_path)
+    results, samples = logged(tmp_path / "stock")
+    ours, theirs = results["results"]["gsm8k_spectral"], results["results"]["plain"]
+    shared = [k for k in theirs if k.startswith("exact_match")]
+    assert len(shared) == 4
+    assert {k: ours[k] for k in shared} == {k: theirs[k] for k in shared}
+    assert [s["resps"] for s in samples["plain"]] == [s["resps"] for s in samples["gsm8k_spectral"]]
+    assert "auroc_validity" in stock.stdout
+    assert ours[f"scores,{STRICT}"] == 1.0
+    about = results["configs"]["gsm8k_spectral"]["metadata"]["spectral"]
+    assert (about["reader"], about["origin"], about["artifact"]) == (
+        "smollm2-135m-instruct", "evaluated model", "smollm2-135m-instruct")
+
+    # Again from the cache: nothing is generated, and the numbers are the same.
+    again = run("lm_eval", "--model", "hf", "--tasks", "plain,gsm8k_spectral", "--include_path",
+                "plain", "--output_path", "again", *common, *cache, folder=tmp_path)
+    second, cached = logged(tmp_path / "again")
+    assert "Running generate_until requests:" not in again.stderr
+    assert second["results"]["gsm8k_spectral"] == ours
+    assert scores_of(cached["gsm8k_spectral"]) == scores_of(samples["gsm8k_spectral"])
+
+    run("validator", "lm-eval", "--model", "hf-spectral", "--tasks", "gsm8k_spectral",
+        "--output_path", "own", *common, folder=tmp_path)
+    in_place, read = logged(tmp_path / "own")
+    assert scores_of(read["gsm8k_spectral"]) == pytest.approx(
+        scores_of(samples["gsm8k_spectral"]), abs=1e-5)
+    assert {k: in_place["results"]["gsm8k_spectral"][k] for k in shared} == {
+        k: ours[k] for k in shared}
+
+
+def test_a_dummy_model_with_a_reader_and_without(
+    model: str, installed: None, tmp_path: Path
+) -> None:
+    common = ["--model", "dummy", "--tasks", "arithmetic_word_problems_spectral", "--log_samples"]
+    run("lm_eval", *common, "--output_path", "read", "--metadata",
+        json.dumps({"count": 6, "reader": model}), folder=tmp_path)
+    results, samples = logged(tmp_path / "read")
+    assert results["results"]["arithmetic_word_problems_spectral"][f"exact_match,{STRICT}"] == 0
+    assert len(scores_of(samples["arithmetic_word_problems_spectral"])) > 6
+    done = run("lm_eval", *common, "--output_path", "blind", "--metadata",
+               json.dumps({"count": 6}), folder=tmp_path)
+    results, _ = logged(tmp_path / "blind")
+    assert results["results"]["arithmetic_word_problems_spectral"][f"exact_match,{STRICT}"] == 0
+    assert "responses are not scored, because the evaluated model does not run" in done.stderr
+    reason = results["configs"]["arithmetic_word_problems_spectral"]["metadata"]["spectral"]
+    assert reason["reader"] is None
+
+
+def test_the_loop_evaluate_report_train_and_evaluate_again(
+    model: str, installed: None, tmp_path: Path
+) -> None:
+    common = ["--model", "hf", "--model_args", f"pretrained={model}", "--device", "cpu",
+              "--batch_size", "64", "--log_samples", "--tasks",
+              "arithmetic_word_problems_spectral_n8"]
+    first = run("lm_eval", *common, "--metadata", json.dumps({"count": 16, "seed": 21}),
+                "--output_path", "first", folder=tmp_path)
+    for rule in ("majority_vote", "weighted_vote_validity", "oracle", "best_of_n_validity",
+                 "best_of_n_mean_logprob", "pass_at_1", "auroc_within_validity"):
+        assert rule in first.stdout
+    done = run("validator", "report", "first", "-o", "page.html", "--json", folder=tmp_path)
+    told = json.loads(done.stdout)
+    assert told["facts"]["problems"] == 16
+    assert "<svg" in (tmp_path / "page.html").read_text()
+    run("validator", "train", "--from-lm-eval", "first", "-o", "artifact", "--folds", "3",
+        folder=tmp_path)
+    again = run("lm_eval", *common, "--output_path", "second", "--metadata", json.dumps(
+        {"count": 6, "seed": 22, "artifact": str(tmp_path / "artifact")}), folder=tmp_path)
+    assert "auroc_validity" in again.stdout
+    results, _ = logged(tmp_path / "second")
+    about = results["configs"]["arithmetic_word_problems_spectral_n8"]["metadata"]["spectral"]
+    assert about["artifact"] == "artifact"
+
+
+def test_tasks_are_found_with_an_editable_lm_eval(tmp_path: Path) -> None:
+    """A checkout of lm-eval on the path, as an editable installation puts it there."""
+    import lm_eval
+
+    source = Path(lm_eval.__path__[0])
+    checkout = tmp_path / "checkout"
+    shutil.copytree(source, checkout / "lm_eval", ignore=lambda folder, names: [
+        n for n in names if n == "__pycache__" or (
+            Path(folder).name == "tasks" and (Path(folder) / n).is_dir() and n != "gsm8k")])
+    subprocess.run(["git", "init", "-q", checkout], check=True)
+    subprocess.run(["git", "-C", checkout, "add", "-A"], check=True)
+    subprocess.run(["git", "-C", checkout, "-c", "user.name=t", "-c", "user.email=t@t", "commit",
+                    "-q", "-m", "x"], check=True)
+    environment = {"PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = run("validator", "lm-eval", "install-tasks", "--json", folder=tmp_path, **environment)
+    folder = Path(json.loads(done.stdout)["folder"])
+    assert folder == checkout / "lm_eval" / "tasks" / FOLDER
+    listed = run("lm_eval", "ls", "subtasks", folder=tmp_path, **environment)
+    assert "gsm8k_spectral_n8" in listed.stdout
+    status = ["git", "-C", str(checkout), "status", "--porcelain"]
+    assert subprocess.run(status, capture_output=True, text=True, check=True).stdout == ""
+    run("validator", "lm-eval", "uninstall-tasks", folder=tmp_path, **environment)
+    assert not folder.exists()
+    assert subprocess.run([*status, "--ignored"], capture_output=True, text=True,
+                          check=True).stdout == ""
+
+
+def test_the_include_path_is_the_other_way(tmp_path: Path) -> None:
+    done = run("validator", "lm-eval", "tasks-path", folder=tmp_path)
+    assert done.stdout.strip() == str(TASKS)
+    listed = run("validator", "lm-eval", "ls", "subtasks", folder=tmp_path)
+    assert "minerva_math500_spectral" in listed.stdout
