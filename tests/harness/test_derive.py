@@ -134,7 +134,7 @@ def test_spectralize_writes_a_derived_task(tmp_path: Path) -> None:
         spectralize(str(source), tmp_path / "t", repeats=4)
     with pytest.raises(HarnessError, match="asks for 'loglikelihood'"):
         spectralize(str(tasks_root() / "asdiv" / "default.yaml"), tmp_path)
-    with pytest.raises(HarnessError, match="group or tag; .* hendrycks_math_algebra"):
+    with pytest.raises(HarnessError, match=r"group or tag; .* hendrycks_math_algebra"):
         spectralize(str(tasks_root() / "hendrycks_math" / "hendrycks_math.yaml"), tmp_path)
     own = tmp_path / "own.yaml"
     own.write_text("task: own\noutput_type: generate_until\n")

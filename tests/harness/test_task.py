@@ -154,7 +154,8 @@ def test_predict_only_scores_nothing(evaluate: Evaluate) -> None:
     assert len(found["samples"]["gsm8k_spectral"]) == 2 * N
 
 
-@pytest.mark.parametrize("options", [{"limit": 5}, {"samples": {"gsm8k_spectral": [1, 3, 4, 6, 7]}}])
+@pytest.mark.parametrize(
+    "options", [{"limit": 5}, {"samples": {"gsm8k_spectral": [1, 3, 4, 6, 7]}}])
 def test_limits_and_chosen_samples(evaluate: Evaluate, options: dict[str, Any]) -> None:
     found = evaluate(**options)
     logged = samples(found, "gsm8k_spectral")
@@ -196,7 +197,7 @@ def test_choice_of_scores(evaluate: Evaluate) -> None:
 
 
 def test_label_metric_must_exist_and_be_zero_or_one(evaluate: Evaluate, tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match="metric 'bleu' says whether .* metrics: exact_match"):
+    with pytest.raises(HarnessError, match=r"metric 'bleu' says whether .* metrics: exact_match"):
         evaluate(metadata={"label_metric": "bleu"})
 
 
@@ -225,7 +226,7 @@ def test_another_order_of_calls_is_an_error_not_a_wrong_score(evaluate: Evaluate
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SpectralTask, "process_results", shifted)
-        with pytest.raises(HarnessError, match="in an order that is not that of lm-eval 0.4"):
+        with pytest.raises(HarnessError, match=r"in an order that is not that of lm-eval 0\.4"):
             evaluate()
     assert kept
 
@@ -266,7 +267,7 @@ def test_an_artifact_of_another_model_is_refused_before_generation(
     def never(prompt: str, k: int) -> str:
         raise AssertionError("generated before the artifact was refused")
 
-    with pytest.raises(FeatureMismatchError, match="trained on tiny-reader .* is other-model"):
+    with pytest.raises(FeatureMismatchError, match=r"trained on tiny-reader .* is other-model"):
         evaluate(answer=never, metadata={"artifact": str(artifact), "reader": str(other)})
 
 
