@@ -31,6 +31,7 @@ model: $(STAMP)  ## fetch the default model once; tests marked `model` read it
 	$(BIN)/validator models fetch $(MODEL)
 
 demo: $(if $(wildcard $(STAMP)),$(STAMP),$(RUNTIME))  ## the demonstration; installs the run-time dependencies only
+	$(BIN)/validator lm-eval install-tasks
 	$(BIN)/validator demo
 
 # The checkout must not shadow an installed wheel, in this process or in one that a test starts.
@@ -64,7 +65,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e .
+	$(PIP) -e '.[eval]'
 	@touch $@
 
 $(VENV)/.installed-editable: pyproject.toml constraints.txt | $(BIN)/python

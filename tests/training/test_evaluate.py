@@ -14,7 +14,13 @@ from validator.classifier import ValidityClassifier, load_artifact
 from validator.columns import BASELINES, Column
 from validator.errors import FeatureMismatchError, LabelError
 from validator.training.comparison import compare
-from validator.training.evaluate import FAMILIES, column_families, cross_validate
+from validator.training.evaluate import (
+    FAMILIES,
+    bounded,
+    column_families,
+    cross_validate,
+    stack,
+)
 from validator.training.fit import artifact_scores, train, unseen_rows
 from validator.types import FeatureMatrix, Provenance, Trace
 
@@ -194,3 +200,20 @@ def test_surface_baseline_reads_question_and_answer_without_the_shared_prompt() 
     labels = np.array([t.label for t in traces])
     model = SurfaceBaseline().fit(texts[:30], labels[:30])
     assert roc_auc_score(labels[30:], model.decision_function(texts[30:])) == 1.0
+
+
+def test_one_far_outlier_does_not_decide_a_stack() -> None:
+    """A trace thousands of standard deviations out gets log-odds in the thousands, the wrong way."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 400)
+    score = 2.0 * (2 * y - 1) + rng.normal(0, 1.5, 400)
+    score[np.flatnonzero(y == 0)[0]] = 8000.0
+    base = rng.normal(size=(400, 2))
+    train, test = np.arange(300), np.arange(300, 400)
+
+    def judged(column: np.ndarray) -> float:
+        columns = np.column_stack([base, column])
+        return float(roc_auc_score(y[test], stack(columns[train], y[train], columns[test])))
+
+    assert judged(bounded(score)) > 0.95
+    assert judged(score) < 0.9  # what it was without the bound

@@ -20,7 +20,9 @@ from validator.families import column_families
 from validator.splits import problem_folds
 from validator.types import FeatureMatrix, Progress
 
-__all__ = ["FAMILIES", "CrossValidated", "column_families", "cross_validate", "stack"]
+__all__ = [
+    "FAMILIES", "CrossValidated", "bounded", "column_families", "cross_validate", "stack",
+]
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
@@ -41,6 +43,9 @@ FAMILIES = {
 }
 """Every score of the comparison and its name in tables; ``learned`` is the classifier's score.
 ``probe`` is there where the features hold hidden states (``--features default+probe``)."""
+
+CERTAIN = 30.0
+"""Log-odds of a chance of 1e-13; what lies beyond is no better known."""
 
 _STACKS = {
     "length+logprob+learned": ("learned",),
@@ -157,10 +162,19 @@ def _fold_scores(
             values[held_out] = parts[key](train[fit], train[held_out])
     result["length+logprob"] = stack(baselines[train], y[train], baselines[test])
     for key, added in _STACKS.items():
-        below = np.column_stack([baselines[train], *(within[a] for a in added)])
-        above = np.column_stack([baselines[test], *(result[a] for a in added)])
+        below = np.column_stack([baselines[train], *(bounded(within[a]) for a in added)])
+        above = np.column_stack([baselines[test], *(bounded(result[a]) for a in added)])
         result[key] = stack(below, y[train], above)
     return result
+
+
+def bounded(log_odds: Scores) -> Scores:
+    """Log-odds as they enter a stack: none beyond :data:`CERTAIN`.
+
+    One trace far outside the training columns can get log-odds in the thousands from a linear
+    model; a stack fitted to it would serve that trace alone.
+    """
+    return np.clip(log_odds, -CERTAIN, CERTAIN)
 
 
 def stack(train: NDArray[Any], labels: NDArray[np.int64], test: NDArray[Any]) -> Scores:

@@ -17,7 +17,7 @@ from validator.errors import ParameterError, ScoreError
 from validator.families import column_families
 from validator.metrics.localization import NO_ERROR, best_threshold
 from validator.splits import problem_folds
-from validator.training.evaluate import stack
+from validator.training.evaluate import bounded, stack
 from validator.training.principal import PrincipalAxes
 from validator.training.step_table import StepTable
 from validator.types import FeatureMatrix, Progress
@@ -211,8 +211,12 @@ def _models(
 
     models = {"step text": surface([t.completion for t in traces]),
               "text before": surface([t.prompt[-TEXT_BEFORE:] for t in traces])}
-    used = [key for key in ("spectra", "learned", "probe") if families[key].size]
+    used = [key for key in FITTED if families[key].size]
     return models | {key: spectral(key) for key in used}
+
+
+FITTED = ("spectra", "learned", "probe")
+"""Scores of the classifier; the log-odds of two texts may rightly be large."""
 
 
 def _fold_scores(
@@ -233,7 +237,8 @@ def _fold_scores(
     found = {}
     for key in keys:
         if key in _STACKS:
-            both = [np.hstack([side[c] for c in _STACKS[key]]) for side in (below, above)]
+            both = [np.hstack([bounded(side[c]) if c in FITTED else side[c]
+                               for c in _STACKS[key]]) for side in (below, above)]
             joint = stack(both[0], y[train], np.vstack(both))
             found[key] = joint[: len(train)], joint[len(train):]
         else:
