@@ -4,9 +4,10 @@
     python -m benchmarks.scores study.parquet --output benchmarks/results/scores_NAME.json
 
 One file of the feature set ``study`` holds the columns of the named sets; a set's columns are
-those that reading one of the traces with it gives. ``full`` has columns the study lacks: give a
-file of it with ``--full``, e.g. of some of the traces. ``--second`` is a file of another reader.
-Folds never share a problem; intervals resample problems; differences are paired.
+those that reading one of the traces with it gives. ``full`` has columns the study lacks and takes
+long to read: ``--full`` is a file of it, which may hold some of the traces; every row is then
+computed on these. ``--second`` is a file of another reader. Folds never share a problem; intervals
+resample problems; differences are paired.
 """
 
 from __future__ import annotations
@@ -63,8 +64,13 @@ def main() -> None:
     """Score, compare, print, save."""
     args = _arguments()
     features = read_features(args.features)
+    full = None if args.full is None else read_features(args.full)
+    if full is not None:
+        where = {t: i for i, t in enumerate(features.trace_ids)}
+        features = features.take([where[t] for t in full.trace_ids])
     sets = {name: _columns_of(name, features) for name in args.sets}
-    sets["study"] = learned_names(features.names)
+    if set(learned_names(features.names)) != set(sets.get("default", ())):
+        sets["study"] = learned_names(features.names)
     table = Table(features, args.resamples)
     for name, scores in _baselines(features, args, sets).items():
         table.add(name, scores)
@@ -72,11 +78,17 @@ def main() -> None:
         for kind in args.kinds if len(columns) < WIDE else ("logistic",):
             _timed(table, f"{name} / {kind}", lambda c=columns, k=kind: _out_of_fold(  # type: ignore[misc]
                 features.select(c), features, KINDS[k], args))
+    if full is not None:
+        names = learned_names(full.names)
+        for kind in args.kinds:
+            _timed(table, f"full / {kind}", lambda k=kind, c=names: _out_of_fold(  # type: ignore[misc]
+                full.select(c), features, KINDS[k], args))
     for label, matrix in _others(args, features).items():
         names = learned_names(matrix.names)
         _timed(table, f"{label} / logistic", lambda m=matrix, n=names: _out_of_fold(  # type: ignore[misc]
             m.select(n), features, KINDS["logistic"], args))
-    result = table.to_json() | {"features": str(args.features.name), "folds": args.folds}
+    result = table.to_json() | {
+        "features": str(args.features.name), "folds": args.folds, "stacked": args.stacked}
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
@@ -166,7 +178,7 @@ def _baselines(
                      [features.names.index(c) for c in columns],
                      _probe(features.names)]
         oof = cross_validate(
-            _with_columns(features, keep.astype(int)), KINDS["logistic"], n_splits=args.folds,
+            _with_columns(features, keep.astype(int)), KINDS[args.stacked], n_splits=args.folds,
             seed=args.seed)
         plain = {"length": "length", "logprob": "logprob", "surface": "surface",
                  "single": f"best single of {name}", "length+logprob": "length+logprob",
@@ -222,6 +234,10 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("features", type=Path)
     parser.add_argument("--sets", nargs="*", default=list(SETS))
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--stacked", default="logistic", choices=list(KINDS),
+                        help="classifier of the spectra that stacks add (default: logistic)")
+    parser.add_argument("--full", type=Path, help="features of the set `full`, of all or some "
+                                                  "of the traces")
     parser.add_argument("--second", type=Path, help="the same traces read by another model")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)

@@ -203,7 +203,7 @@ def test_surface_baseline_reads_question_and_answer_without_the_shared_prompt() 
 
 
 def test_one_far_outlier_does_not_decide_a_stack() -> None:
-    """A trace thousands of standard deviations out gets log-odds in the thousands, the wrong way."""
+    """A trace far outside the training columns gets log-odds in the thousands, the wrong way."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 400)
     score = 2.0 * (2 * y - 1) + rng.normal(0, 1.5, 400)
