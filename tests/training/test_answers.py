@@ -9,7 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from validator.errors import LabelError, ParameterError
-from validator.training.answers import STYLES, answer_key, answers_equal, check, parse_answer
+from validator.training.answers import (
+    STYLES,
+    answer_key,
+    answers_equal,
+    check,
+    equivalence_classes,
+    parse_answer,
+)
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -173,3 +180,22 @@ def test_math_answers_are_checked_in_threads_without_a_word(
         results = list(pool.map(lambda pair: answers_equal(*pair), pairs))
     assert results == [True] * 8 + [False, True]
     assert "Timeout" not in caplog.text
+
+
+def test_equal_answers_share_a_class() -> None:
+    answers = ["18", None, "18.0", "$18", "x + 1", "1+x", "Anna", "anna", "19", r"\frac{1}{2}",
+               "0.5"]
+    assert equivalence_classes(answers) == [0, None, 0, 0, 4, 4, 6, 6, 8, 9, 9]
+    assert equivalence_classes([]) == []
+
+
+def test_classes_agree_with_pairwise_equality() -> None:
+    answers = ["3", "x=3", "2x", "x+x", "1/3", "0.3333", "[invalid]", "(1, 2)", "(1,2)"]
+    classes = equivalence_classes(answers)
+    for i, a in enumerate(answers):
+        for j, b in enumerate(answers):
+            if classes[i] == classes[j]:
+                assert i == j or any(answers_equal(a, c) for k, c in enumerate(answers)
+                                     if k != i and classes[k] == classes[i]), (a, b)
+            else:
+                assert not answers_equal(a, b), (a, b)

@@ -118,9 +118,10 @@ def equivalence_classes(answers: Sequence[str | None]) -> list[int | None]:
     """Which answers are the same answer, as :func:`answers_equal` sees it, so that they can vote.
 
     Returns the index of the first equal answer for each, None for None. Equality is made
-    transitive: an answer joins the first class one of whose keys it equals.
+    transitive: an answer joins the first class with an answer that it equals.
     """
-    classes: dict[str, int] = {}
+    classes: dict[str, int] = {}  # key of an answer seen -> its class
+    spelt: dict[str, str] = {}
     found: list[int | None] = []
     for i, answer in enumerate(answers):
         if answer is None:
@@ -128,8 +129,8 @@ def equivalence_classes(answers: Sequence[str | None]) -> list[int | None]:
             continue
         key = answer_key(answer)
         if key not in classes:
-            equal = (c for other, c in classes.items() if answers_equal(key, other))
-            classes[key] = next(equal, i)
+            equal = (c for other, c in classes.items() if answers_equal(answer, spelt[other]))
+            classes[key], spelt[key] = next(equal, i), answer
         found.append(classes[key])
     return found
 
