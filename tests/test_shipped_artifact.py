@@ -44,7 +44,7 @@ def test_it_is_whole_and_under_two_megabytes(folder: Path) -> None:
 
 def test_the_demo_s_problems_are_not_among_those_it_was_trained_on(folder: Path) -> None:
     seen = set(load_artifact(folder).manifest["metadata"]["training_problems"])
-    assert len(seen) == 300
+    assert len(seen) == 750
     assert not seen & {t.problem_id for t in demo_traces()}
 
 
