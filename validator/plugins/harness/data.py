@@ -16,7 +16,7 @@ from validator.errors import HarnessError
 __all__ = ["FOLDER", "arithmetic_word_problems", "generated_problems", "gsm_symbolic",
            "local_files"]
 
-FOLDER = "SPECTRAL_VALIDATOR_DATA"
+FOLDER = "VALIDATOR_LM_EVAL_DATA"
 """Names a folder with ``TASK.jsonl``, or ``TASK/SPLIT.jsonl``, where TASK is a task's or its
 upstream task's name."""
 
