@@ -53,7 +53,7 @@ def _overhead(args: argparse.Namespace) -> dict[str, Any]:
     found = _evaluate("gsm8k_cot_spectral_n8", args, "hf-spectral")
     samples = found["samples"]["gsm8k_cot_spectral_n8"]
     first = [s for s in samples if s["filter"] == samples[0]["filter"]]
-    tokens = [n for s in first for n in s["scores"]["tokens"]]
+    tokens = [n for s in first for n in s["spectral"]["tokens"]]
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(fetch(MODEL), trust_remote_code=False)

@@ -101,10 +101,11 @@ class Validator:
         return None if self._artifact is None else self._artifact.provenance
 
     @property
-    def training_problems(self) -> frozenset[str]:
-        """Ids of the problems that the artifact says it was trained on."""
+    def trained_on_problems(self) -> frozenset[str]:
+        """Problem ids, and hashes of prompts, that the artifact says it was trained on."""
         metadata = {} if self._artifact is None else self._artifact.manifest.get("metadata", {})
-        return frozenset(metadata.get("training_problems", ()))
+        return frozenset(metadata.get("training_problems", ())) | frozenset(
+            metadata.get("training_prompts", ()))
 
     @property
     def of_steps(self) -> bool:

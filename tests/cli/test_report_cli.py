@@ -30,14 +30,14 @@ def logged(folder: Path, model: str, documents: int = 30, repeats: int = 2) -> l
         records.append({
             "doc_id": i, "doc": {"question": f"q{i}"}, "filter": "strict", "exact_match": valid[0],
             "arguments": {"gen_args_0": {"arg_0": f"Q: {i}?\nA:", "arg_1": {}}}, "resps": [texts],
-            "scores": {"valid": valid, "answer": [str(v) for v in valid],
+            "spectral": {"valid": valid, "answer": [str(v) for v in valid],
                        "tokens": rng.integers(5, 20, repeats).tolist(),
                        "score": {"validity": chance,
                                  "completion_length": (-rng.random(repeats)).tolist(),
                                  "mean_logprob": (-rng.random(repeats)).tolist()}}})
     folder.mkdir()
     (folder / f"results_{STAMP}.json").write_text(json.dumps({
-        "configs": {"sums_spectral": {"metadata": {"spectral": {
+        "configs": {"sums_spectral": {"repeats": repeats, "metadata": {"spectral": {
             "reader": "tiny", "origin": "evaluated model", "dtype": "float32"}}}},
         "config": {"model_args": {"pretrained": model}}}))
     (folder / f"samples_sums_spectral_{STAMP}.jsonl").write_text(
@@ -53,8 +53,8 @@ def test_report_as_table_json_and_page(
     assert main(["report", str(tmp_path / "out"), "--json", "-o", str(page),
                  "--json-output", str(tmp_path / "n.json")]) == 0
     told = json.loads(capsys.readouterr().out)
-    y = [v for r in records for v in r["scores"]["valid"]]
-    p = [v for r in records for v in r["scores"]["score"]["validity"]]
+    y = [v for r in records for v in r["spectral"]["valid"]]
+    p = [v for r in records for v in r["spectral"]["score"]["validity"]]
     row = next(r for r in told["rows"] if r["key"] == "validity")
     assert row["auroc"]["estimate"] == pytest.approx(roc_auc_score(y, p))
     assert told["task"] == "sums_spectral"
@@ -77,7 +77,7 @@ def test_report_leaves_out_what_the_classifier_was_trained_on(
     samples = tmp_path / "out" / f"samples_sums_spectral_{STAMP}.jsonl"
     records = [json.loads(line) for line in samples.read_text().splitlines()]
     for record in records[:10]:
-        record["scores"]["seen"] = True
+        record["spectral"]["seen"] = True
     samples.write_text("".join(json.dumps(r) + "\n" for r in records))
     assert main(["report", str(tmp_path / "out"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -85,7 +85,7 @@ def test_report_leaves_out_what_the_classifier_was_trained_on(
     assert told["notes"] == [
         "20 responses to documents that the classifier was trained on are left out."]
     for record in records:
-        record["scores"]["seen"] = True
+        record["spectral"]["seen"] = True
     samples.write_text("".join(json.dumps(r) + "\n" for r in records))
     assert main(["report", str(tmp_path / "out")]) == 1
     assert "nothing in it is out of sample" in " ".join(capsys.readouterr().err.split())
@@ -98,7 +98,7 @@ def test_report_on_a_plain_task_says_which_one_to_run(
     samples = tmp_path / "out" / f"samples_sums_spectral_{STAMP}.jsonl"
     records = [json.loads(line) for line in samples.read_text().splitlines()]
     for record in records:
-        del record["scores"]
+        del record["spectral"]
     samples.write_text("".join(json.dumps(r) + "\n" for r in records))
     assert main(["report", str(tmp_path / "out")]) == 1
     assert "is no spectral task" in " ".join(capsys.readouterr().err.split())

@@ -87,8 +87,8 @@ def evaluate(
     monkeypatch.setattr(responses, "_last", None)
 
     def run(task: str = "gsm8k_spectral", *, answer: Callable[[str, int], str] = right_or_wrong,
-            read: bool = True, include: Path | None = None, metadata: dict[str, Any] | None = None,
-            **options: Any) -> dict[str, Any]:
+            lm: Any = None, read: bool = True, include: Path | None = None,
+            metadata: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
         told = {"data_files": str(benchmark), "features": "paper",
                 "reader_device": "cpu", **({"reader": str(reader)} if read else {}),
                 **(metadata or {})}
@@ -97,7 +97,7 @@ def evaluate(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found: dict[str, Any] = simple_evaluate(
-                Parrot(answer), tasks=[task], task_manager=manager, metadata=told,
+                lm or Parrot(answer), tasks=[task], task_manager=manager, metadata=told,
                 bootstrap_iters=100, log_samples=True, **options)
         return found
 

@@ -96,6 +96,7 @@ def test_the_folder_of_the_environment(
 @pytest.mark.parametrize(("given", "message"), [
     ("nowhere.jsonl", "no file nowhere.jsonl for the split 'test'"),
     ({"train": "FILE"}, "not the split that is evaluated, 'test'"),
+    ({"validation": "FILE"}, r"validation are not all splits that it has \(test, train\)"),
     (3, "must be a file"),
 ])
 def test_wrong_files_are_named(file: str, given: Any, message: str) -> None:
@@ -109,11 +110,11 @@ def test_generated_problems_and_their_prompt_are_those_of_sample() -> None:
 
     from validator.plugins.harness.command import TASKS
 
-    rows = generated_problems("one-step", {"count": 7, "seed": 3})["test"]
+    rows = generated_problems("one-step", {"problem_count": 7, "problem_seed": 3})["test"]
     wanted = problem_set("one-step", 7, 3)
     assert [(r["question"], r["answer"]) for r in rows] == [(p.question, p.target) for p in wanted]
     manager = TaskManager(include_path=str(TASKS), include_defaults=False,
-                          metadata={"count": 7, "seed": 3})
+                          metadata={"problem_count": 7, "problem_seed": 3})
     task = manager.load("arithmetic_word_problems_spectral")["tasks"][
         "arithmetic_word_problems_spectral"]
     asked = prompt_format("one-step")
@@ -137,5 +138,10 @@ def test_spectralize_writes_a_derived_task(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"group or tag; .* hendrycks_math_algebra"):
         spectralize(str(tasks_root() / "hendrycks_math" / "hendrycks_math.yaml"), tmp_path)
     own = tmp_path / "own.yaml"
-    own.write_text("task: own\noutput_type: generate_until\n")
-    assert f"upstream: {own}" in spectralize(str(own), tmp_path).read_text()
+    own.write_text("task: own\noutput_type: generate_until\nmetric_list:\n  - metric: bleu\n"
+                   "  - metric: acc\n")
+    with pytest.raises(HarnessError, match=r"has no metric 'exact_match' .* but bleu, acc"):
+        spectralize(str(own), tmp_path)
+    assert f"upstream: {own}" in spectralize(str(own), tmp_path, label_metric="acc").read_text()
+    with pytest.raises(HarnessError, match="Python class of its own"):
+        spectralize(str(tasks_root() / "squadv2" / "squadv2.yaml"), tmp_path)

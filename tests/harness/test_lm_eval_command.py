@@ -47,7 +47,7 @@ def logged(folder: Path) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]
 
 def scores_of(samples: list[dict[str, Any]]) -> list[float]:
     return [v for s in samples if s["filter"] == STRICT
-            for values in s["scores"]["score"].values() for v in values]
+            for values in s["spectral"]["score"].values() for v in values]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_the_stock_command_beside_upstream_and_the_model_read_in_place(
     assert {k: ours[k] for k in shared} == {k: theirs[k] for k in shared}
     assert [s["resps"] for s in samples["plain"]] == [s["resps"] for s in samples["gsm8k_spectral"]]
     assert "auroc_validity" in stock.stdout
-    assert ours[f"scores,{STRICT}"] == 1.0
+    assert ours[f"spectral,{STRICT}"] == 1.0
     about = results["configs"]["gsm8k_spectral"]["metadata"]["spectral"]
     assert (about["reader"], about["origin"], about["artifact"]) == (
         "smollm2-135m-instruct", "evaluated model", "smollm2-135m-instruct")
@@ -117,12 +117,12 @@ def test_a_dummy_model_with_a_reader_and_without(
 ) -> None:
     common = ["--model", "dummy", "--tasks", "arithmetic_word_problems_spectral", "--log_samples"]
     run("lm_eval", *common, "--output_path", "read", "--metadata",
-        json.dumps({"count": 6, "reader": model}), folder=tmp_path)
+        json.dumps({"problem_count": 6, "reader": model}), folder=tmp_path)
     results, samples = logged(tmp_path / "read")
     assert results["results"]["arithmetic_word_problems_spectral"][f"exact_match,{STRICT}"] == 0
     assert len(scores_of(samples["arithmetic_word_problems_spectral"])) > 6
     done = run("lm_eval", *common, "--output_path", "blind", "--metadata",
-               json.dumps({"count": 6}), folder=tmp_path)
+               json.dumps({"problem_count": 6}), folder=tmp_path)
     results, _ = logged(tmp_path / "blind")
     assert results["results"]["arithmetic_word_problems_spectral"][f"exact_match,{STRICT}"] == 0
     assert "responses are not scored, because the evaluated model does not run" in done.stderr
@@ -136,8 +136,9 @@ def test_the_loop_evaluate_report_train_and_evaluate_again(
     common = ["--model", "hf", "--model_args", f"pretrained={model}", "--device", "cpu",
               "--batch_size", "64", "--log_samples", "--tasks",
               "arithmetic_word_problems_spectral_n8"]
-    first = run("lm_eval", *common, "--metadata", json.dumps({"count": 16, "seed": 21}),
-                "--output_path", "first", folder=tmp_path)
+    asked = {"problem_count": 16, "problem_seed": 21}
+    first = run("lm_eval", *common, "--metadata", json.dumps(asked), "--output_path", "first",
+                folder=tmp_path)
     for rule in ("majority_vote", "weighted_vote_validity", "oracle", "best_of_n_validity",
                  "best_of_n_mean_logprob", "pass_at_1", "auroc_within_validity"):
         assert rule in first.stdout
@@ -147,8 +148,9 @@ def test_the_loop_evaluate_report_train_and_evaluate_again(
     assert "<svg" in (tmp_path / "page.html").read_text()
     run("validator", "train", "--from-lm-eval", "first", "-o", "artifact", "--folds", "3",
         folder=tmp_path)
-    again = run("lm_eval", *common, "--output_path", "second", "--metadata", json.dumps(
-        {"count": 6, "seed": 22, "artifact": str(tmp_path / "artifact")}), folder=tmp_path)
+    asked = {"problem_count": 6, "problem_seed": 22, "artifact": str(tmp_path / "artifact")}
+    again = run("lm_eval", *common, "--output_path", "second", "--metadata", json.dumps(asked),
+                folder=tmp_path)
     assert "auroc_validity" in again.stdout
     results, _ = logged(tmp_path / "second")
     about = results["configs"]["arithmetic_word_problems_spectral_n8"]["metadata"]["spectral"]

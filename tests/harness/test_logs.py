@@ -21,7 +21,7 @@ def sample(i: int, filter: str = "strict", spectral: bool = True, **more: Any) -
         "doc_id": i, "doc": {"question": f"q{i}"}, "filter": filter, "exact_match": float(i % 2),
         "arguments": {"gen_args_0": {"arg_0": f"Q{i}", "arg_1": {}}}, "resps": [[f" a{i}"]]}
     if spectral:
-        found["scores"] = {"valid": [i % 2], "answer": [str(i)], "tokens": [3],
+        found["spectral"] = {"valid": [i % 2], "answer": [str(i)], "tokens": [3],
                            "score": {"validity": [0.5], "hfer": [None if i == 1 else -0.1 * i]}}
     return found | more
 
@@ -63,10 +63,14 @@ def test_the_newest_run_counts(tmp_path: Path) -> None:
     assert read_run(tmp_path).source == newest
 
 
-def test_empty_responses_are_counted(tmp_path: Path) -> None:
+def test_empty_responses_come_back_empty(tmp_path: Path) -> None:
     write(tmp_path, "t", [sample(0), sample(1, resps=[[""]])])
-    run = read_run(tmp_path)
-    assert (len(run.traces), run.left_out) == (1, 1)
+    assert [t.completion for t in read_run(tmp_path).traces] == [" a0", ""]
+
+
+def test_copies_behind_a_short_ranks_responses_are_not_read(tmp_path: Path) -> None:
+    write(tmp_path, "t", [sample(0), sample(1, resps=[[" a1", " a1"]])])
+    assert [t.id for t in read_run(tmp_path).traces] == ["t/0#0", "t/1#0"]
 
 
 def test_errors_name_the_file_and_say_what_to_do(tmp_path: Path) -> None:
@@ -90,5 +94,16 @@ def test_errors_name_the_file_and_say_what_to_do(tmp_path: Path) -> None:
         read_run(tmp_path, task="t")
     plain = sample(0, spectral=False, resps=[["a", "b"]])
     path.write_text(json.dumps(plain) + "\n")
+    results = tmp_path / f"results_{STAMP}.json"
+    told = json.loads(results.read_text())
+    told["configs"]["t"] = {"repeats": 2}
+    results.write_text(json.dumps(told))
     with pytest.raises(HarnessError, match="2 responses and one verdict"):
+        read_run(tmp_path, task="t")
+    path.write_text(json.dumps(sample(0, spectral=False, exact_match=0.7)) + "\n")
+    with pytest.raises(HarnessError, match=r"must be 0 or 1, got 0\.7"):
+        read_run(tmp_path, task="t")
+    chat = {"gen_args_0": {"arg_0": "['[{\"role\": \"user\"}]']", "arg_1": {}}}
+    path.write_text(json.dumps(sample(0, arguments=chat)) + "\n")
+    with pytest.raises(HarnessError, match="the prompt is a chat"):
         read_run(tmp_path, task="t")

@@ -88,7 +88,7 @@ def test_a_named_reader_comes_first_and_a_wrong_name_fails_at_once(reader: Path)
                               "reader_dtype": "bfloat16"})
     assert found is not None
     assert (found.model, found.origin) == (str(reader), "reader")
-    assert found.options["dtype"] == "bfloat16"
+    assert dict(found.options)["dtype"] == "bfloat16"
     with pytest.raises(UnknownModelError, match="smolm2-135m"):
         choose_reader({"reader": "smolm2-135m"})
     assert lm is not None

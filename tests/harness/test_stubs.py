@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from validator.errors import HarnessError
+from validator.plugins.harness import stubs
 from validator.plugins.harness.command import TASKS
 from validator.plugins.harness.stubs import FOLDER, MARKER, install, uninstall
 
@@ -80,10 +82,35 @@ def test_another_versions_files_are_replaced(tmp_path: Path) -> None:
         TASKS / "gsm8k_spectral.yaml").read_bytes()
 
 
-def test_an_interrupted_installation_is_finished(tmp_path: Path) -> None:
-    install(tmp_path)
-    (tmp_path / FOLDER / "gsm8k_spectral.yaml").unlink()
-    assert install(tmp_path).changed == 1
+def test_an_interrupted_installation_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at every file in turn, while another version's files are there."""
+    folder = tmp_path / FOLDER
+    old = {"gsm8k_spectral.yaml": b"old", "gone_spectral.yaml": b"gone"}
+    new = {p.name: p.read_bytes() for p in TASKS.glob("*.yaml")}
+    replace = Path.replace
+    for killed_at in range(len(new) + 3):
+        monkeypatch.setattr(stubs, "_wanted", lambda: dict(old))
+        install(tmp_path)
+        monkeypatch.setattr(stubs, "_wanted", lambda: dict(new))
+        calls = iter(range(1000))
+
+        def dies(self: Path, target: Path, at: int = killed_at, c: object = calls) -> Path:
+            if next(c) == at:  # type: ignore[call-overload]
+                raise KeyboardInterrupt
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", dies)
+        with contextlib.suppress(KeyboardInterrupt):
+            install(tmp_path)
+        monkeypatch.setattr(Path, "replace", replace)
+        if killed_at % 2:
+            install(tmp_path)
+            assert {n: (folder / n).read_bytes() for n in new} == new
+            assert {p.name for p in folder.iterdir()} == {*new, MARKER}
+        uninstall(tmp_path)
+        assert not folder.exists()
 
 
 def test_a_damaged_marker_and_a_link_are_errors(tmp_path: Path) -> None:

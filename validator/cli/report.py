@@ -83,9 +83,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _notes(logged: LoggedRun, kept: int) -> list[str]:
     notes = []
-    if logged.left_out:
-        notes.append(f"{logged.left_out} empty responses are left out; in lm-eval's own table they "
-                     "rank below all others.")
+    empty = sum(not t.completion for t in logged.traces)
+    if empty:
+        notes.append(f"{empty} empty responses have no score and rank below all others.")
     if kept < len(logged.traces):
         notes.append(f"{len(logged.traces) - kept} responses to documents that the classifier was "
                      "trained on are left out.")

@@ -124,7 +124,7 @@ def _features(args: argparse.Namespace) -> tuple[FeatureMatrix, str]:
 
 
 def _logged(args: argparse.Namespace) -> tuple[FeatureMatrix, str]:
-    from validator.errors import ParameterError
+    from validator.errors import FeatureMismatchError, ParameterError
     from validator.features.extractor import SpectralFeatureExtractor
     from validator.models.cache import cache_root
     from validator.plugins.harness.logs import read_run
@@ -135,11 +135,19 @@ def _logged(args: argparse.Namespace) -> tuple[FeatureMatrix, str]:
     if model is None:
         raise ParameterError(f"{run.source} does not say which model to read with; name it with "
                              "--model")
-    if run.left_out:
-        error_console().print(f"{run.left_out} empty responses cannot be read and are left out")
+    traces = [t for t in run.traces if t.completion]
+    if len(traces) < len(run.traces):
+        error_console().print(f"{len(run.traces) - len(traces)} empty responses cannot be read and "
+                              "are left out")
     extractor = SpectralFeatureExtractor(
         model, feature_set=args.feature_set, device=args.device, num_threads=args.threads,
         dtype=args.dtype or run.about.get("dtype") or "float32", store=cache_root() / "features")
-    with progress(f"reading {len(run.traces)} responses") as advance:
-        features = extractor.fit().transform(run.traces, progress=advance)
+    extractor.fit()
+    wanted, found = run.about.get("revision"), extractor.provenance_.revision
+    if args.model is None and wanted is not None and wanted != found:
+        raise FeatureMismatchError(
+            f"the run was read with weights {wanted}, {model} has {found}; its adapters, quantised "
+            "weights or a hub revision are not loaded here. Name the model to read with: --model")
+    with progress(f"reading {len(traces)} responses") as advance:
+        features = extractor.transform(traces, progress=advance)
     return features, f"{run.task}, {run.filter}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from validator.training.comparison import Comparison, compare
 from validator.training.evaluate import CrossValidated, cross_validate
 from validator.types import FeatureMatrix, Progress
 
-__all__ = ["TrainingRun", "artifact_scores", "train", "unseen_rows"]
+__all__ = ["TrainingRun", "artifact_scores", "prompt_hash", "train", "unseen_rows"]
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,17 @@ def train(
         **(metadata or {}),
         "evaluation": comparison.to_json(),
         "training_problems": sorted(set(features.problem_ids.tolist())),
+        "training_prompts": sorted({prompt_hash(t.prompt) for t in features.traces}),
         CALIBRATION: {"margins": oof.scores["learned"].tolist(),
                       "labels": features.labels.tolist()},
     }
     save_artifact(output, fitted, read_by_artifact(features.provenance), names, notes)
     return TrainingRun(output, oof, comparison)
+
+
+def prompt_hash(prompt: str) -> str:
+    """What an artifact remembers of a prompt it was trained on."""
+    return f"prompt-{hashlib.sha256(prompt.encode()).hexdigest()[:16]}"
 
 
 def artifact_scores(artifact: Artifact, features: FeatureMatrix) -> NDArray[np.float64]:
@@ -90,14 +97,20 @@ def artifact_scores(artifact: Artifact, features: FeatureMatrix) -> NDArray[np.f
 def unseen_rows(artifact: Artifact, features: FeatureMatrix) -> NDArray[np.int64]:
     """Rows whose problem the artifact was not trained on: the only ones it may be judged by.
 
+    A problem of another id with the very prompt of a training trace counts as seen.
+
     Raises:
         LabelError: there is none.
         FeatureMismatchError: the artifact does not say what it was trained on.
     """
-    seen = artifact.manifest.get("metadata", {}).get("training_problems")
+    metadata = artifact.manifest.get("metadata", {})
+    seen = metadata.get("training_problems")
     if seen is None:
         raise FeatureMismatchError("the artifact's manifest does not list its training problems")
-    rows = np.flatnonzero(~np.isin(features.problem_ids, np.array(seen, dtype=np.str_)))
+    known = set(metadata.get("training_prompts", ()))
+    asked = {t.problem_id for t in features.traces if known and prompt_hash(t.prompt) in known}
+    rows = np.flatnonzero(
+        ~np.isin(features.problem_ids, np.array([*seen, *asked], dtype=np.str_)))
     if not rows.size:
         raise LabelError(
             "the artifact was trained on every problem of these features, so nothing here is out "

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from validator.errors import HarnessError
 
@@ -49,11 +50,20 @@ def run_lm_eval(arguments: Sequence[str]) -> int:
         command = HarnessCLI()
         args = command.parse_args()
         if hasattr(args, "include_path"):
-            given = args.include_path
+            given = args.include_path or _of_config(getattr(args, "config", None))
             own = [] if given is None else [given] if isinstance(given, str) else list(given)
             args.include_path = own if _installed() else [*own, str(TASKS)]
         command.execute(args)
     return 0
+
+
+def _of_config(path: str | None) -> Any:
+    """The include path of a ``--config`` file, which one on the command line replaces."""
+    if path is None or not Path(path).is_file():
+        return None  # lm-eval says what is wrong with it
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    return EvaluatorConfig.load_yaml_config(path).get("include_path")
 
 
 def _installed() -> bool:

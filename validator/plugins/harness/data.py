@@ -6,6 +6,7 @@ the environment variable :data:`FOLDER` is looked into. The hub stays the defaul
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ FOLDER = "VALIDATOR_LM_EVAL_DATA"
 """Names a folder with ``TASK.jsonl``, or ``TASK/SPLIT.jsonl``, where TASK is a task's or its
 upstream task's name."""
 
+log = logging.getLogger("lm-eval")
+
+SPLIT_NAMES = {"train", "validation", "test", "dev"}
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 
@@ -71,7 +75,15 @@ def _of_task(given: Any, config: Mapping[str, Any], names: Sequence[str]) -> Any
     splits = {config[s] for s in SPLITS if config.get(s) is not None}
     if set(given) <= splits and given:
         return dict(given)
-    return next((given[n] for n in names if n in given), None)
+    found = next((given[n] for n in names if n in given), None)
+    if found is None and SPLIT_NAMES & set(given):
+        raise HarnessError(
+            f"data_files of the task {config.get('task')!r}: {', '.join(given)} are not all splits "
+            f"that it has ({', '.join(sorted(splits))})")
+    if found is None:
+        log.warning("data_files name %s, not the task %s, which is read from the hub",
+                    ", ".join(given), config.get("task"))
+    return found
 
 
 def _of_folder(names: Sequence[str]) -> Any:
@@ -90,13 +102,14 @@ def _of_folder(names: Sequence[str]) -> Any:
 def generated_problems(name: str, metadata: Mapping[str, Any]) -> Any:
     """A built-in problem set as lm-eval wants it: ``{"test": Dataset}`` of questions and answers.
 
-    ``metadata`` may say ``count`` (default 200) and ``seed`` (default 0).
+    ``metadata`` may say ``problem_count`` (default 200) and ``problem_seed`` (default 0).
     """
     import datasets
 
     from validator.training.problems import problem_set
 
-    problems = problem_set(name, int(metadata.get("count", 200)), int(metadata.get("seed", 0)))
+    problems = problem_set(
+        name, int(metadata.get("problem_count", 200)), int(metadata.get("problem_seed", 0)))
     rows = [{"id": p.id, "question": p.question, "answer": p.target} for p in problems]
     return {"test": datasets.Dataset.from_list(rows)}
 

@@ -28,7 +28,8 @@ class LoggedRun:
     task: str
     filter: str
     traces: tuple[Trace, ...]
-    """Labelled; a problem is a document, its id a hash of the document's content."""
+    """Labelled; a problem is a document, its id a hash of the document's content. An empty
+    response is an empty completion, which no model can read."""
     scores: Mapping[str, NDArray[np.float64]]
     """Name -> (N,) scores, NaN where a response has none; empty for a task that is not spectral."""
     lengths: NDArray[np.int64]
@@ -39,8 +40,6 @@ class LoggedRun:
     """Reader, revision, feature set, artifact and solver, as the run recorded them."""
     model: str | None
     """The evaluated model as it was named, where it was a transformers model."""
-    left_out: int
-    """Empty responses, which cannot be read."""
     source: Path
     """The samples file."""
 
@@ -65,19 +64,19 @@ def read_run(folder: Path, *, task: str | None = None, filter: str | None = None
     chosen = filters[0] if filter is None else filter
     if chosen not in filters:
         raise HarnessError(f"{samples}: no filter {chosen!r}; there are {', '.join(filters)}")
-    rows = [_rows(samples, i, r, name) for i, r in lines if str(r.get("filter")) == chosen]
+    repeats = int(config.get("configs", {}).get(name, {}).get("repeats") or 1)
+    rows = [_rows(samples, i, r, name, repeats) for i, r in lines if str(r.get("filter")) == chosen]
     flat = [row for document in rows for row in document]
-    readable = [r for r in flat if r.trace.completion]
-    names = list(dict.fromkeys(n for r in readable for n in r.scores))
+    names = list(dict.fromkeys(n for r in flat for n in r.scores))
     metadata = config.get("configs", {}).get(name, {}).get("metadata") or {}
     about = metadata.get("spectral")
     return LoggedRun(
-        task=name, filter=chosen, traces=tuple(r.trace for r in readable),
-        scores={n: np.array([r.scores.get(n, math.nan) for r in readable]) for n in names},
-        lengths=np.array([r.tokens for r in readable], dtype=np.int64),
-        seen=np.array([r.seen for r in readable], dtype=bool),
+        task=name, filter=chosen, traces=tuple(r.trace for r in flat),
+        scores={n: np.array([r.scores.get(n, math.nan) for r in flat]) for n in names},
+        lengths=np.array([r.tokens for r in flat], dtype=np.int64),
+        seen=np.array([r.seen for r in flat], dtype=bool),
         about=about if isinstance(about, Mapping) else {},
-        model=_model(config), left_out=len(flat) - len(readable), source=samples)
+        model=_model(config), source=samples)
 
 
 @dataclass(frozen=True)
@@ -138,12 +137,17 @@ def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return found
 
 
-def _rows(path: Path, line: int, record: Mapping[str, Any], task: str) -> list[_Row]:
+def _rows(path: Path, line: int, record: Mapping[str, Any], task: str, repeats: int
+          ) -> list[_Row]:
     """The responses of one document."""
     try:
         prompt = record["arguments"]["gen_args_0"]["arg_0"]
-        responses: Sequence[Any] = record["resps"][0]
-        column = record.get("scores")
+        if not isinstance(prompt, str) or prompt.startswith("['["):
+            raise HarnessError(f"{path}, line {line}: the prompt is a chat that lm-eval logged, "
+                               "not the text that was read; log a run with a text prompt")
+        # Under data parallelism, copies stand behind the responses of a short rank.
+        responses: Sequence[Any] = record["resps"][0][:repeats]
+        column = record.get("spectral")
         column = column if isinstance(column, Mapping) and "valid" in column else None
         valid = column["valid"] if column is not None else [record["exact_match"]]
         if column is None and len(responses) > 1:
@@ -159,7 +163,7 @@ def _rows(path: Path, line: int, record: Mapping[str, Any], task: str) -> list[_
         problem = problem_of(record["doc"])
         return [
             _Row(Trace(f"{task}/{record['doc_id']}#{k}", problem, str(prompt), str(response),
-                       label=int(valid[k]), source=task, answer=answers[k],
+                       label=_label(path, line, valid[k]), source=task, answer=answers[k],
                        status="ok" if answers[k] is not None or column is None else "unparsed"),
                  {n: math.nan if v[k] is None else float(v[k]) for n, v in scores.items()},
                  int(tokens[k]), bool(column is not None and column.get("seen", False)))
@@ -168,6 +172,13 @@ def _rows(path: Path, line: int, record: Mapping[str, Any], task: str) -> list[_
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise HarnessError(f"{path}, line {line}: no sample of a task that generates text "
                            f"({type(error).__name__}: {error})") from error
+
+
+def _label(path: Path, line: int, value: Any) -> int:
+    if value not in (0, 1):
+        raise HarnessError(f"{path}, line {line}: exact_match says whether a response is right and "
+                           f"must be 0 or 1, got {value!r}")
+    return int(value)
 
 
 def _model(config: Mapping[str, Any]) -> str | None:

@@ -34,7 +34,7 @@ class Reader:
     """What :class:`SpectralFeatureExtractor` takes."""
     name: str
     revision: str
-    options: Mapping[str, str]
+    options: tuple[tuple[str, str], ...]
     """``device`` and ``dtype`` of one that is not loaded yet."""
     origin: str
     """``evaluated model`` or ``reader``."""
@@ -59,14 +59,14 @@ def choose_reader(metadata: Mapping[str, Any]) -> tuple[Reader | None, str]:
     named = metadata.get("reader")
     if named:
         name, revision = identify_model(str(named))
-        options = {"device": str(metadata.get("reader_device", _default_device())),
-                   "dtype": str(metadata.get("reader_dtype", "float32"))}
+        options = (("device", str(metadata.get("reader_device", _default_device()))),
+                   ("dtype", str(metadata.get("reader_dtype", "float32"))))
         return Reader(str(named), name, revision, options, "reader"), ""
-    evaluated, reason = _evaluated()
+    evaluated, reason = _evaluated(metadata)
     if evaluated is None:
         return None, reason
     loaded = _identified(evaluated, metadata)
-    return Reader(loaded, loaded.name, loaded.revision, {}, "evaluated model"), ""
+    return Reader(loaded, loaded.name, loaded.revision, (), "evaluated model"), ""
 
 
 def _default_device() -> str:
@@ -75,30 +75,34 @@ def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _evaluated() -> tuple[Any, str]:
+def _evaluated(metadata: Mapping[str, Any]) -> tuple[Any, str]:
     """The one living transformers model of lm-eval, or None and why."""
-    known = _live() if _live is not None else None
-    if known is not None:
-        return known, ""
     from lm_eval.models.huggingface import HFLM
 
-    # lm-eval hands its model to no task. Types, not isinstance: that would wake lazy proxies.
-    found = [o for o in gc.get_objects() if issubclass(type(o), HFLM) and hasattr(o, "_model")]
-    if len(found) == 1:
-        return (found[0], "") if found[0].backend == "causal" else (
-            None, "the evaluated model is no causal language model")
+    known = _live() if _live is not None else None
+    if known is not None and str(metadata.get("pretrained")) == str(known.pretrained):
+        found = [known]
+    else:
+        # lm-eval hands its model to no task. Types, not isinstance: that would wake lazy proxies.
+        found = [o for o in gc.get_objects() if issubclass(type(o), HFLM) and hasattr(o, "_model")]
     if not found:
         return None, "the evaluated model does not run in this process as a transformers model"
-    reason = f"{len(found)} transformers models live in this process: which is meant is not known"
-    return None, reason
+    if len(found) > 1:
+        return None, (f"{len(found)} transformers models live in this process: which is meant is "
+                      "not known")
+    if found[0].backend != "causal":
+        return None, "the evaluated model is no causal language model"
+    return found[0], ""
 
 
 def _identified(lm: Any, metadata: Mapping[str, Any]) -> LoadedModel:
     """The live model under the name and revision that a classifier knows it by."""
     network, tokenizer = lm.model, lm.tokenizer
     pretrained = getattr(lm, "pretrained", None)
-    plain = not any(metadata.get(key) for key in CHANGES_WEIGHTS)
-    if isinstance(pretrained, str) and plain and not getattr(lm, "peft", None):
+    plain = not any(metadata.get(key) or getattr(lm, key, None) for key in CHANGES_WEIGHTS
+                    if key != "tokenizer") and not metadata.get("tokenizer")
+    plain = plain and getattr(network.config, "quantization_config", None) is None
+    if isinstance(pretrained, str) and plain:
         if Path(pretrained).expanduser().is_dir():
             try:
                 return LoadedModel(network.eval(), tokenizer, *identify_model(pretrained))

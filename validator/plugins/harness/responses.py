@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from validator.errors import (
     FeatureMismatchError,
     HarnessError,
+    ModelError,
     ParameterError,
     TraceError,
 )
@@ -18,8 +20,9 @@ from validator.features.encoding import encode_trace, max_positions
 from validator.features.extractor import SpectralFeatureExtractor
 from validator.models.loading import LoadedModel
 from validator.plugins.harness.reader import Reader, choose_reader
-from validator.plugins.harness.summary import LEARNED
+from validator.plugins.harness.summary import LEARNED, problem_of
 from validator.scoring import Validator, shipped_artifact
+from validator.training.fit import prompt_hash
 from validator.types import Progress, Trace
 from validator.unsupervised import PRESETS
 
@@ -64,6 +67,8 @@ class ResponseScorer:
     """Name of the classifier's folder, or None for label-free scores alone."""
     shown: tuple[str, ...]
     """Names of the scores that are judged, the learned one first."""
+    asked: tuple[str, ...] = ()
+    """Those that were asked for by name."""
     advice: str = ""
     """What to do for more: how to train a classifier, say."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -79,6 +84,10 @@ class ResponseScorer:
         self.provenance = asdict(self.validator.extractor.provenance_)
         names = sorted({n for s in scores for n in s.unsupervised} - {"ensemble"})
         if scores:
+            missing = [n for n in self.asked if n not in names]
+            if missing:
+                log.warning("the feature set %s does not have the scores %s",
+                            self.provenance["feature_set"], ", ".join(missing))
             self.shown = tuple(n for n in self.shown if n == LEARNED or n in names)
         responses = []
         for trace in traces:
@@ -92,10 +101,28 @@ class ResponseScorer:
             responses.append(Response(values, lengths[trace.id], own.interval, own.nan_reason))
         return responses
 
-    @property
-    def trained_on(self) -> frozenset[str]:
-        """Ids of the problems that the classifier was trained on."""
-        return self.validator.training_problems
+    def has_seen(self, document: Mapping[str, Any], prompt: str) -> bool:
+        """Whether the classifier was trained on this document or on this very prompt."""
+        known = {problem_of(document), str(document.get("id")), prompt_hash(prompt)}
+        return not known.isdisjoint(self.validator.trained_on_problems)
+
+    def prompt_text(self, prompt: Any) -> str:
+        """The prompt as the reader is shown it; a chat by the reader's own chat template.
+
+        Raises HarnessError for what is neither text nor a chat that it can be shown.
+        """
+        if isinstance(prompt, str):
+            return prompt
+        chat = getattr(prompt, "prompt", prompt)  # lm-eval's JsonChatStr
+        tokenizer = self.validator.extractor.tokenizer_
+        try:
+            messages = json.loads(chat) if isinstance(chat, str) else list(chat)
+            return str(tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # jinja2's and transformers' errors, and no template at all
+            raise HarnessError(
+                f"the prompts are chats ({type(prompt).__name__}), which {self.reader.name} cannot "
+                f"be shown: {error}") from error
 
     def describe(self) -> dict[str, Any]:
         """What stands in the results: reader, revision, feature set, solver, artifact."""
@@ -145,21 +172,39 @@ def make_scorer(metadata: Mapping[str, Any]) -> tuple[ResponseScorer | None, str
     reader, reason = choose_reader(metadata)
     if reader is None:
         return None, reason
-    key = (reader.name, reader.revision, reader.origin, id(reader.model.model) if isinstance(
-        reader.model, LoadedModel) else 0, repr({k: metadata.get(k) for k in SETTINGS}))
+    if isinstance(reader.model, LoadedModel):  # its weights are lm-eval's, and not to be kept here
+        scorer = _make(reader, metadata)
+        return (scorer, "") if (unread := _unreadable(scorer)) is None else (None, unread)
+    key = (reader, repr({k: metadata.get(k) for k in SETTINGS}))
     if _last is None or _last[0] != key:
         _last = key, _make(reader, metadata)
     return _last[1], ""
 
 
+def _unreadable(scorer: ResponseScorer) -> str | None:
+    """Why the evaluated model's attention cannot be read, found before anything is generated."""
+    try:
+        scorer.validator.prepare().extractor.transform([Trace("probe", "probe", "1 + 1 =", " 2")])
+    except ModelError as error:
+        return str(error)
+    return None
+
+
 def _make(reader: Reader, metadata: Mapping[str, Any]) -> ResponseScorer:
-    options = {**reader.options, **_settings(metadata)}
+    options = {**dict(reader.options), **_settings(metadata)}
     # An artifact reads with the type of numbers and the layers that it was trained on.
     own = {k: v for k, v in options.items() if k not in ("dtype", "layers")}
     named = metadata.get("artifact")
     if named:
+        ignored = sorted({"layers", "reader_dtype"} & set(metadata))
+        if ignored:
+            log.warning("%s: left aside, because the artifact says what was trained on",
+                        ", ".join(ignored))
         file = str(metadata["features"]) if "features" in metadata else None
         validator = Validator.load(str(named), model=reader.model, feature_set=file, **own)
+        if validator.of_steps:
+            raise HarnessError(f"artifact {named} was trained on steps, which responses do not "
+                               "have; train one on whole traces")
         _require_own(validator, reader, str(named))
         return _scorer(validator, reader, Path(str(named)).resolve().name, metadata)
     shipped = shipped_artifact(reader.name)
@@ -189,14 +234,15 @@ def _scorer(validator: Validator, reader: Reader, artifact: str | None,
     asked = metadata.get("scores")
     if asked is None:
         return ResponseScorer(validator, reader, artifact, (*learned, *SHOWN))
-    names = tuple(PRESETS) if asked == "all" else tuple(
-        asked.split("+") if isinstance(asked, str) else asked)
+    if asked == "all":
+        return ResponseScorer(validator, reader, artifact, (*learned, *PRESETS))
+    names = tuple(asked.split("+") if isinstance(asked, str) else asked)
     unknown = [n for n in names if n not in (*PRESETS, LEARNED)]
     if unknown:
         raise HarnessError(f"scores: unknown {', '.join(map(repr, unknown))}; known: "
                            f"{', '.join(PRESETS)}, all")
     kept = tuple(n for n in names if n != LEARNED)
-    return ResponseScorer(validator, reader, artifact, (*learned, *kept))
+    return ResponseScorer(validator, reader, artifact, (*learned, *kept), kept)
 
 
 def _require_own(validator: Validator, reader: Reader, artifact: str) -> None:

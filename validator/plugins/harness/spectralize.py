@@ -40,6 +40,9 @@ def spectralize(task: str, output: Path, *, include_path: str | None = None,
     path = _yaml_of(task, include_path)
     config = load_yaml(path, resolve_func=False)
     name = config.get("task")
+    if "class" in config:
+        raise HarnessError(f"task {name!r} is a Python class of its own, from which no spectral "
+                           "task can be derived")
     if not isinstance(name, str):
         raise HarnessError(f"{task!r} is a group or tag; make spectral tasks of its members, e.g. "
                            f"{', '.join(_members(config)[:3])}")
@@ -47,6 +50,12 @@ def spectralize(task: str, output: Path, *, include_path: str | None = None,
     if kind != "generate_until":
         raise HarnessError(f"task {name!r} asks for {kind!r}; only tasks that generate text "
                            "(generate_until) have responses whose reasoning can be scored")
+    metrics = [m.get("metric") for m in config.get("metric_list") or []]
+    label = label_metric or "exact_match"
+    if config.get("process_results") is None and label not in metrics:
+        raise HarnessError(
+            f"task {name!r} has no metric {label!r} that says whether a response is right, but "
+            f"{', '.join(map(str, metrics))}; name one that is 0 or 1 with --label-metric")
     root = tasks_root().resolve()
     inside = path.is_relative_to(root)
     lines: dict[str, Any] = {"upstream": path.relative_to(root).as_posix() if inside else str(path)}

@@ -22,6 +22,7 @@ __all__ = ["FOLDER", "Installed", "install", "uninstall"]
 
 FOLDER = "spectral_validator"
 MARKER = "spectral-validator.json"
+TEMPORARY = ".tmp"
 IGNORE = ".gitignore"
 """An editable lm-eval is a git checkout: with this file in it, the folder does not show there."""
 
@@ -57,13 +58,15 @@ def install(root: Path | None = None) -> Installed:
     try:
         folder.mkdir(exist_ok=True)
         # The marker first, naming old and new files: an interrupted installation stays ours.
-        _write_marker(folder, {**_hashes(listed), **{n: _sha(t) for n, t in wanted.items()}})
+        _write_marker(folder, _hashes(listed), pending={n: _sha(t) for n, t in wanted.items()})
         for name, text in wanted.items():
             path = folder / name
             if not path.exists() or path.read_bytes() != text:
-                path.write_bytes(text)
+                fresh = folder / (name + TEMPORARY)
+                fresh.write_bytes(text)
+                fresh.replace(path)
                 changed += 1
-        for name in set(_hashes(listed)) - set(wanted):
+        for name in set(_known(listed)) - set(wanted):
             (folder / name).unlink(missing_ok=True)
             changed += 1
         _write_marker(folder, {n: _sha(t) for n, t in wanted.items()})
@@ -89,9 +92,11 @@ def uninstall(root: Path | None = None) -> Installed:
     _require_ours(folder, listed)
     removed = 0
     try:
-        for name in _hashes(listed):
+        for name in _known(listed):
             removed += (folder / name).exists()
             (folder / name).unlink(missing_ok=True)
+            (folder / (name + TEMPORARY)).unlink(missing_ok=True)
+        (folder / (MARKER + TEMPORARY)).unlink(missing_ok=True)
         (folder / MARKER).unlink(missing_ok=True)
         if folder.exists():
             folder.rmdir()
@@ -126,9 +131,9 @@ def _listed(folder: Path) -> Mapping[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        files = found["files"]
-        if not all(isinstance(k, str) and isinstance(v, str) for k, v in files.items()):
-            raise TypeError("files must map names to checksums")
+        for files in (found["files"], found.get("pending", {})):
+            if not all(isinstance(k, str) and isinstance(v, str) for k, v in files.items()):
+                raise TypeError("files must map names to checksums")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HarnessError(f"{path} is damaged ({error}); if the folder holds nothing of your own, "
                            "remove it and install again") from error
@@ -139,31 +144,38 @@ def _hashes(listed: Mapping[str, Any] | None) -> dict[str, str]:
     return {} if listed is None else dict(listed["files"])
 
 
+def _known(listed: Mapping[str, Any] | None) -> dict[str, set[str]]:
+    """Checksums that a file of ours may have: as it was, and as it was to become."""
+    found: dict[str, set[str]] = {}
+    for files in () if listed is None else (listed["files"], listed.get("pending", {})):
+        for name, checksum in files.items():
+            found.setdefault(name, set()).add(checksum)
+    return found
+
+
 def _require_ours(folder: Path, listed: Mapping[str, Any] | None) -> None:
     if not folder.exists():
         return
-    known = _hashes(listed)
-    # Half-written files of an interrupted installation count as ours: their names are listed.
-    foreign = [p.name for p in sorted(folder.iterdir()) if p.name != MARKER and (
-        p.name not in known or p.is_dir() or not _is_ours(p, known[p.name]))]
+    known = _known(listed)
+    own = {MARKER, MARKER + TEMPORARY, *(name + TEMPORARY for name in known)}
+    foreign = [p.name for p in sorted(folder.iterdir()) if p.name not in own and (
+        p.name not in known or p.is_dir() or _sha(p.read_bytes()) not in known[p.name])]
     if foreign:
         raise HarnessError(
             f"{folder} holds what was not written by this command or was changed since: "
             f"{', '.join(foreign)}; move it away")
 
 
-def _is_ours(path: Path, checksum: str) -> bool:
-    found = path.read_bytes()
-    wanted = _wanted().get(path.name)
-    return _sha(found) == checksum or found == wanted
-
-
-def _write_marker(folder: Path, files: Mapping[str, str]) -> None:
-    text = json.dumps({"package": "spectral-validator", "version": __version__,
-                       "files": dict(sorted(files.items()))}, indent=1) + "\n"
+def _write_marker(folder: Path, files: Mapping[str, str],
+                  pending: Mapping[str, str] | None = None) -> None:
+    told: dict[str, Any] = {"package": "spectral-validator", "version": __version__,
+                            "files": dict(sorted(files.items()))}
+    if pending is not None and dict(pending) != dict(files):
+        told["pending"] = dict(sorted(pending.items()))
+    text = json.dumps(told, indent=1) + "\n"
     path = folder / MARKER
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        fresh = path.with_name(path.name + ".tmp")
+        fresh = path.with_name(path.name + TEMPORARY)
         fresh.write_text(text, encoding="utf-8")
         fresh.replace(path)
 
