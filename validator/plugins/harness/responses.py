@@ -38,6 +38,9 @@ baselines that every score must beat. All scores of the feature set are in the l
 
 EMPTY = "empty response"
 
+CPU_BATCH = 256
+"""Tokens read at once on a CPU: as quick as more, and less memory than generating took."""
+
 SETTINGS = ("reader", "reader_device", "reader_dtype", "artifact", "features", "solver", "layers",
             "scores", "max_batch_tokens")
 """Keys of ``--metadata`` that say how responses are scored."""
@@ -191,7 +194,8 @@ def _unreadable(scorer: ResponseScorer) -> str | None:
 
 
 def _make(reader: Reader, metadata: Mapping[str, Any]) -> ResponseScorer:
-    options = {**dict(reader.options), **_settings(metadata)}
+    device = dict(reader.options).get("device") or str(reader.model.model.device)
+    options = {**dict(reader.options), **_settings(metadata, device == "cpu")}
     # An artifact reads with the type of numbers and the layers that it was trained on.
     own = {k: v for k, v in options.items() if k not in ("dtype", "layers")}
     named = metadata.get("artifact")
@@ -259,7 +263,7 @@ def _require_own(validator: Validator, reader: Reader, artifact: str) -> None:
             "artifact's model as reader")
 
 
-def _settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(metadata: Mapping[str, Any], on_cpu: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "solver" in metadata:
         found["solver"] = str(metadata["solver"])
@@ -272,6 +276,8 @@ def _settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
             raise ParameterError(f"layers must be a list of indices, got {given!r}") from error
     if "max_batch_tokens" in metadata:
         found["max_batch_tokens"] = int(metadata["max_batch_tokens"])
+    elif on_cpu:
+        found["max_batch_tokens"] = CPU_BATCH
     return found
 
 
