@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from html_balance import Balance
 from sklearn.metrics import roc_auc_score
+from tiny_models import byte_tokenizer, tiny_model
 
-from tests.conftest import byte_tokenizer, tiny_model
-from tests.html_balance import Balance
 from validator.classifier import load_artifact
 from validator.cli.main import main
 from validator.plugins.harness.summary import problem_of

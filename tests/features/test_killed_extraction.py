@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # as a program, where PYTHONSAFEPATH is set
 
-from conftest import byte_tokenizer, tiny_model
+from tiny_models import byte_tokenizer, tiny_model
 
 from validator.features import rowset
 from validator.features.extractor import SpectralFeatureExtractor

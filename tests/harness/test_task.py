@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from small_benchmark import N, Parrot, questions, right_or_wrong
 
-from tests.harness.conftest import N, questions, right_or_wrong
 from validator.errors import HarnessError
 from validator.plugins.harness.summary import problem_of
 from validator.plugins.harness.upstream import tasks_root
@@ -245,7 +245,6 @@ def test_chats_are_shown_by_the_readers_template_or_not_scored(
 ) -> None:
     from lm_eval.models.api_models import JsonChatStr
 
-    from tests.harness.conftest import Parrot
 
     class ChatParrot(Parrot):
         def apply_chat_template(self, chat: Any, add_generation_prompt: bool = True) -> Any:
@@ -282,9 +281,8 @@ def test_a_model_without_attention_keeps_its_usual_metrics(
     evaluate: Evaluate, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from lm_eval.models.huggingface import HFLM
+    from tiny_models import byte_tokenizer
     from transformers import AutoModelForCausalLM, MambaConfig
-
-    from tests.conftest import byte_tokenizer
 
     model = AutoModelForCausalLM.from_config(MambaConfig(
         vocab_size=300, hidden_size=16, num_hidden_layers=2, pad_token_id=0, eos_token_id=2))
@@ -370,7 +368,8 @@ def test_documents_that_the_classifier_was_trained_on_are_not_judged(
 def test_an_artifact_of_another_model_is_refused_before_generation(
     evaluate: Evaluate, reader: Path, tmp_path: Path, make_tiny: Callable[..., Any]
 ) -> None:
-    from tests.conftest import byte_tokenizer
+    from tiny_models import byte_tokenizer
+
     from validator.errors import FeatureMismatchError
 
     artifact, _ = trained_on(reader, questions()[:6], tmp_path)
