@@ -53,11 +53,11 @@ def test_standard_errors_resample_documents_not_responses() -> None:
         for key in ("valid", "tokens"):
             column[key] = [column[key][0]] * 3
         column["score"] = {k: [v[0]] * 3 for k, v in column["score"].items()}
-    found = summarise(given, SCORES, 3, n_resamples=2000)
+    found = summarise(given, SCORES, 3, n_resamples=1000)
     y, p = flat(given, "valid").reshape(-1, 3)[:, 0], flat(given, "validity").reshape(-1, 3)[:, 0]
     rng = np.random.default_rng(1)
     draws = []
-    for _ in range(2000):
+    for _ in range(1000):
         rows = rng.integers(0, 60, 60)
         draws.append(roc_auc_score(y[rows], p[rows]))
     assert found["auroc_validity"].stderr == pytest.approx(np.std(draws, ddof=1), rel=0.1)

@@ -17,7 +17,7 @@ from validator.errors import HarnessError
 from validator.plugins.harness.summary import problem_of
 from validator.plugins.harness.upstream import tasks_root
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 Evaluate = Callable[..., dict[str, Any]]
 STRICT = "strict-match"
