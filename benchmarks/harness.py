@@ -77,16 +77,12 @@ def _timed(owner: Any, name: str, spent: dict[str, float], key: str) -> None:
 
 
 def _evaluate(task: str, args: argparse.Namespace, model: str) -> dict[str, Any]:
-    import lm_eval.models  # noqa: F401
-    from lm_eval.api.registry import model_registry
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    from validator.plugins.harness.command import TASKS
+    from validator.plugins.harness.command import TASKS, register_model
 
-    if "hf-spectral" not in model_registry:
-        model_registry.register(
-            "hf-spectral", target="validator.plugins.harness.model:SpectralHFLM")
+    register_model()
     told = {"data_files": {"gsm8k_cot": str(args.data), "gsm8k_cot_plain": str(args.data)}}
     manager = TaskManager(include_path=[str(TASKS), *([str(args.plain)] if args.plain else [])],
                           include_defaults=False, metadata=told)

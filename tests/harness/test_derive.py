@@ -112,7 +112,8 @@ def test_generated_problems_and_their_prompt_are_those_of_sample() -> None:
 
     rows = generated_problems("one-step", {"problem_count": 7, "problem_seed": 3})["test"]
     wanted = problem_set("one-step", 7, 3)
-    assert [(r["question"], r["answer"]) for r in rows] == [(p.question, p.target) for p in wanted]
+    assert [(r["problem_id"], r["question"], r["answer"]) for r in rows] == [
+        (p.id, p.question, p.target) for p in wanted]
     manager = TaskManager(include_path=str(TASKS), include_defaults=False,
                           metadata={"problem_count": 7, "problem_seed": 3})
     task = manager.load("arithmetic_word_problems_spectral")["tasks"][

@@ -57,6 +57,15 @@ def test_a_plain_task_has_labels_and_no_scores(tmp_path: Path) -> None:
     assert run.scores == {}
 
 
+def test_a_named_reader_is_the_model_to_read_with(tmp_path: Path) -> None:
+    write(tmp_path, "t", [sample(0)])
+    results = tmp_path / f"results_{STAMP}.json"
+    told = json.loads(results.read_text())
+    told["configs"]["t"]["metadata"]["reader"] = "models/reader"
+    results.write_text(json.dumps(told))
+    assert read_run(tmp_path).model == "models/reader"
+
+
 def test_the_newest_run_counts(tmp_path: Path) -> None:
     write(tmp_path, "t", [sample(0)], "2026-01-01T00-00-00")
     newest = write(tmp_path, "t", [sample(1), sample(2)], "2026-02-01T00-00-00")

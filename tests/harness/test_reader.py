@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,13 @@ def test_without_any_model_the_reason_is_said() -> None:
     found, reason = choose_reader({"pretrained": "somewhere"})
     assert found is None
     assert "does not run in this process" in reason
+
+
+def test_registering_ours_hides_none_of_lm_evals_models() -> None:
+    """In a process of its own: what is imported first decides."""
+    code = ("from validator.plugins.harness.command import register_model\n"
+            "register_model()\n"
+            "from lm_eval.api.registry import get_model\n"
+            "print(*(get_model(n).__name__ for n in ('hf', 'dummy', 'hf-spectral')))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["HFLM", "DummyLM", "SpectralHFLM"], done.stderr[-2000:]

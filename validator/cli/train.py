@@ -130,8 +130,7 @@ def _logged(args: argparse.Namespace) -> tuple[FeatureMatrix, str]:
     from validator.plugins.harness.logs import read_run
 
     run = read_run(args.from_lm_eval, task=args.task, filter=args.filter)
-    reader = run.about.get("reader") if run.about.get("origin") == "reader" else run.model
-    model = args.model or reader
+    model = args.model or run.model
     if model is None:
         raise ParameterError(f"{run.source} does not say which model to read with; name it with "
                              "--model")

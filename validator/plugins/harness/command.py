@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 from validator.errors import HarnessError
 
-__all__ = ["TASKS", "require_lm_eval", "run_lm_eval"]
+__all__ = ["TASKS", "register_model", "require_lm_eval", "run_lm_eval"]
 
 TASKS = Path(__file__).parent / "tasks"
 """The folder of our task files; what ``--include_path`` is given."""
@@ -41,11 +42,8 @@ def run_lm_eval(arguments: Sequence[str]) -> int:
     """
     require_lm_eval()
     from lm_eval._cli.harness import HarnessCLI
-    from lm_eval.api.registry import model_registry
 
-    if "hf-spectral" not in model_registry:
-        model_registry.register(
-            "hf-spectral", target="validator.plugins.harness.model:SpectralHFLM")
+    register_model()
     with _argv(["lm_eval", *arguments]):
         command = HarnessCLI()
         args = command.parse_args()
@@ -55,6 +53,16 @@ def run_lm_eval(arguments: Sequence[str]) -> int:
             args.include_path = own if _installed() else [*own, str(TASKS)]
         command.execute(args)
     return 0
+
+
+def register_model() -> None:
+    """Make ``hf-spectral`` a model of lm-eval, beside its own."""
+    importlib.import_module("lm_eval.models")  # it registers lm-eval's own unless one is there
+    from lm_eval.api.registry import model_registry
+
+    if "hf-spectral" not in model_registry:
+        model_registry.register(
+            "hf-spectral", target="validator.plugins.harness.model:SpectralHFLM")
 
 
 def _of_config(path: str | None) -> Any:

@@ -110,7 +110,7 @@ def generated_problems(name: str, metadata: Mapping[str, Any]) -> Any:
 
     problems = problem_set(
         name, int(metadata.get("problem_count", 200)), int(metadata.get("problem_seed", 0)))
-    rows = [{"id": p.id, "question": p.question, "answer": p.target} for p in problems]
+    rows = [{"problem_id": p.id, "question": p.question, "answer": p.target} for p in problems]
     return {"test": datasets.Dataset.from_list(rows)}
 
 

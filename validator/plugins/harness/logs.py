@@ -39,7 +39,7 @@ class LoggedRun:
     about: Mapping[str, Any]
     """Reader, revision, feature set, artifact and solver, as the run recorded them."""
     model: str | None
-    """The evaluated model as it was named, where it was a transformers model."""
+    """The reader as ``--metadata`` named it, else the evaluated model; None where neither is told."""
     source: Path
     """The samples file."""
 
@@ -76,7 +76,7 @@ def read_run(folder: Path, *, task: str | None = None, filter: str | None = None
         lengths=np.array([r.tokens for r in flat], dtype=np.int64),
         seen=np.array([r.seen for r in flat], dtype=bool),
         about=about if isinstance(about, Mapping) else {},
-        model=_model(config), source=samples)
+        model=metadata.get("reader") or _model(config), source=samples)
 
 
 @dataclass(frozen=True)

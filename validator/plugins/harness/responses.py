@@ -105,8 +105,11 @@ class ResponseScorer:
         return responses
 
     def has_seen(self, document: Mapping[str, Any], prompt: str) -> bool:
-        """Whether the classifier was trained on this document or on this very prompt."""
-        known = {problem_of(document), str(document.get("id")), prompt_hash(prompt)}
+        """Whether the classifier was trained on this document or on this very prompt.
+
+        A generated document has the ``problem_id`` that `validator sample` gives it.
+        """
+        known = {problem_of(document), prompt_hash(prompt), str(document.get("problem_id", ""))}
         return not known.isdisjoint(self.validator.trained_on_problems)
 
     def prompt_text(self, prompt: Any) -> str:
