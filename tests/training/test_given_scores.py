@@ -36,8 +36,8 @@ def test_rows_are_scikit_learns_numbers() -> None:
     assert found.calibration["brier"] == pytest.approx(brier(y, scores["validity"]))
     assert found.choosing["oracle"].estimate == pytest.approx(
         np.mean([y[i:i + 4].max() for i in range(0, 240, 4)]))
-    assert found.choosing["first response"].estimate == pytest.approx(y[::4].mean())
-    assert list(found.choosing) == ["first response", "majority vote", "vote weighted by P(valid)",
+    assert found.choosing["first answer"].estimate == pytest.approx(y[::4].mean())
+    assert list(found.choosing) == ["first answer", "majority vote", "vote weighted by P(valid)",
                                     "oracle"]
 
 

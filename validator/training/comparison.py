@@ -10,27 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from validator.errors import LabelError
-from validator.metrics import (
-    Interval,
-    PerProblem,
-    Resampler,
-    Statistic,
-    auroc_statistic,
-    best_of_n,
-    brier,
-    clustered_interval,
-    ece,
-    first_answer,
-    length_matched_statistic,
-    majority_vote,
-    mean_statistic,
-    oracle,
-    paired_difference,
-    within_problem_statistic,
-)
-from validator.training.answers import answer_key
+from validator.metrics import Interval, brier, ece, paired_difference
 from validator.training.evaluate import FAMILIES, CrossValidated
+from validator.training.judge import Judge, Verdict
 
 __all__ = ["Comparison", "ScoreRow", "compare"]
 
@@ -41,18 +23,11 @@ INCREMENTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreRow:
-    """One score: how well it ranks, pooled, within problems, at equal length, and as a chooser."""
+class ScoreRow(Verdict):
+    """One score and its verdict."""
 
     key: str
     name: str
-    auroc: Interval
-    within: Interval | None
-    """None where no problem holds a valid and an invalid answer."""
-    length_matched: Interval | None
-    """None where no bin of lengths holds a valid and an invalid trace."""
-    best_of_n: Interval | None
-    """None where problems have one answer each."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +65,15 @@ def compare(oof: CrossValidated, *, n_resamples: int = 1000, seed: int = 0) -> C
     """
     features = oof.features
     y, groups = features.labels, features.problem_ids
-    resampler = Resampler(groups, n_resamples, seed)
-    judge = _Judge(oof, resampler)
+    judge = Judge(y, groups, features.lengths[:, 1], [t.answer for t in features.traces],
+                  n_resamples, seed)
     chances = 1 / (1 + np.exp(-oof.scores["learned"]))
     names, counts = np.unique(oof.chosen_columns, return_counts=True)
     return Comparison(
-        rows=tuple(judge.row(key) for key in FAMILIES if key in oof.scores),
-        increments={name: judge.increment(*pair) for name, pair in INCREMENTS.items()},
-        choosing=judge.choosing(),
+        rows=tuple(_row(judge, key, oof.scores[key]) for key in FAMILIES if key in oof.scores),
+        increments={name: _increment(judge, oof.scores[above], oof.scores[below])
+                    for name, (above, below) in INCREMENTS.items()},
+        choosing={name: judge.interval(s) for name, s in judge.choosing().items()},
         learned_calibration={"ece": ece(y, chances), "brier": brier(y, chances)},
         facts={
             "traces": len(y), "problems": len(np.unique(groups)), "valid": float(y.mean()),
@@ -109,61 +85,20 @@ def compare(oof: CrossValidated, *, n_resamples: int = 1000, seed: int = 0) -> C
     )
 
 
-class _Judge:
-    """The metrics of one set of traces, on one set of resamples."""
+def _row(judge: Judge, key: str, scores: NDArray[np.float64]) -> ScoreRow:
+    found = judge.verdict(scores)
+    return ScoreRow(found.auroc, found.within, found.length_matched, found.best_of_n, key,
+                    FAMILIES[key])
 
-    def __init__(self, oof: CrossValidated, resampler: Resampler) -> None:
-        self.scores, self.resampler = oof.scores, resampler
-        self.y, self.groups = oof.features.labels, oof.features.problem_ids
-        self.lengths = oof.features.lengths[:, 1]
-        self.answers = [
-            None if t.answer is None else answer_key(t.answer) for t in oof.features.traces]
-        sums = np.bincount(resampler.index, self.y)
-        sizes = np.bincount(resampler.index)
-        self.mixed = int(((sums > 0) & (sums < sizes)).sum())
-        self.repeated = bool(sizes.max() > 1)
 
-    def row(self, key: str) -> ScoreRow:
-        scores = self.scores[key]
-        return ScoreRow(
-            key, FAMILIES[key],
-            self._interval(auroc_statistic(self.y, scores, self.resampler)),
-            self._interval(self._within(key)) if self.mixed else None,
-            self._length_matched(scores),
-            self._mean(best_of_n(self.y, scores, self.groups)) if self.repeated else None,
-        )
-
-    def increment(self, above: str, below: str) -> dict[str, Interval]:
-        pair = [auroc_statistic(self.y, self.scores[k], self.resampler) for k in (above, below)]
-        result = {"auroc": paired_difference(pair[0], pair[1], self.resampler)}
-        if self.mixed:
-            result["within"] = paired_difference(
-                self._within(above), self._within(below), self.resampler)
-        return result
-
-    def choosing(self) -> dict[str, Interval]:
-        if not self.repeated:
-            return {}
-        result = {"first answer": self._mean(first_answer(self.y, self.groups))}
-        if any(a is not None for a in self.answers):
-            result["majority vote"] = self._mean(majority_vote(self.y, self.answers, self.groups))
-        return {**result, "oracle": self._mean(oracle(self.y, self.groups))}
-
-    def _length_matched(self, scores: NDArray[np.float64]) -> Interval | None:
-        try:
-            return self._interval(
-                length_matched_statistic(self.y, scores, self.lengths, self.resampler))
-        except LabelError:
-            return None
-
-    def _within(self, key: str) -> Statistic:
-        return within_problem_statistic(self.y, self.scores[key], self.resampler)
-
-    def _interval(self, statistic: Statistic) -> Interval:
-        return clustered_interval(statistic, self.resampler)
-
-    def _mean(self, values: PerProblem) -> Interval:
-        return self._interval(mean_statistic(values, self.resampler))
+def _increment(judge: Judge, above: NDArray[np.float64],
+               below: NDArray[np.float64]) -> dict[str, Interval]:
+    """Paired differences, pooled and, where there are mixed problems, within."""
+    found = {"auroc": paired_difference(judge.auroc(above), judge.auroc(below), judge.resampler)}
+    if judge.mixed:
+        found["within"] = paired_difference(
+            judge.within(above), judge.within(below), judge.resampler)
+    return found
 
 
 def _sentence(name: str, parts: Mapping[str, Interval]) -> str:

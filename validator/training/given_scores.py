@@ -17,26 +17,15 @@ from numpy.typing import NDArray
 from validator.errors import LabelError
 from validator.metrics import (
     Interval,
-    PerProblem,
     Resampler,
-    Statistic,
     auroc_statistic,
-    best_of_n,
     brier,
-    clustered_interval,
     ece,
-    first_answer,
-    length_matched_statistic,
-    majority_vote,
-    mean_statistic,
-    oracle,
     paired_difference,
-    weighted_vote,
-    within_problem_statistic,
 )
 from validator.splits import problem_folds
-from validator.training.answers import equivalence_classes
 from validator.training.evaluate import stack
+from validator.training.judge import Judge, Verdict
 
 __all__ = ["GivenComparison", "GivenRow", "judge_scores"]
 
@@ -44,17 +33,10 @@ FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class GivenRow:
-    """One score: its AUROC pooled, within problems and at equal length, and as a chooser."""
+class GivenRow(Verdict):
+    """One score and its verdict."""
 
     key: str
-    auroc: Interval
-    within: Interval | None
-    """None where no problem holds a valid and an invalid response."""
-    length_matched: Interval | None
-    """None where no bin of lengths holds a valid and an invalid response."""
-    best_of_n: Interval | None
-    """None where problems have one response each."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +45,7 @@ class GivenComparison:
 
     rows: tuple[GivenRow, ...]
     choosing: Mapping[str, Interval]
-    """First response, majority vote, vote weighted by P(valid), oracle; empty for one each."""
+    """First answer, majority vote, vote weighted by P(valid), oracle; empty for one each."""
     increment: Interval | None
     """AUROC of the learned score beside ``beside`` less that of these alone, paired; None where it
     cannot be had."""
@@ -110,108 +92,57 @@ def judge_scores(
     Raises:
         LabelError: responses of one class, or of one problem, only.
     """
-    resampler = Resampler(list(problems), n_resamples, seed)
-    judge = _Judge(labels, list(problems), lengths, resampler)
+    judge = Judge(labels, problems, lengths, answers, n_resamples, seed)
     ranked = {name: np.where(np.isnan(s), -np.inf, s) for name, s in scores.items()}
-    rows = tuple(judge.row(name, s) for name, s in ranked.items())
+    rows = tuple(_row(judge, name, s) for name, s in ranked.items())
     chances = scores.get(learned)
     known = None if chances is None else ~np.isnan(chances)
     base = [b for b in beside if b in scores]
-    choosing = judge.choosing(answers, None if chances is None else np.nan_to_num(chances))
+    choosing = judge.choosing(None if chances is None else np.nan_to_num(chances))
     over = None
-    if judge.repeated and chances is not None and "majority vote" in choosing:
+    if chances is not None and "majority vote" in choosing:
         over = paired_difference(
-            judge.mean(best_of_n(labels, ranked[learned], judge.groups)),
-            judge.mean(judge.majority(answers)), resampler)
+            judge.best(ranked[learned]), choosing["majority vote"], judge.resampler)
     return GivenComparison(
         rows=rows, choosing={n: judge.interval(s) for n, s in choosing.items()},
-        increment=judge.increment(scores, learned, base, seed), over_majority=over,
+        increment=None if chances is None or not base else _increment(
+            labels, np.asarray(problems), [scores[b] for b in base], chances, n_resamples, seed),
+        over_majority=over,
         calibration={} if known is None or chances is None or not known.any() else {
             "ece": ece(labels[known], chances[known]),
             "brier": brier(labels[known], chances[known])},
-        facts={"traces": len(labels), "problems": len(resampler.problems),
+        facts={"traces": len(labels), "problems": len(judge.resampler.problems),
                "valid": float(labels.mean()), "mixed_problems": judge.mixed, "seed": seed,
                "resamples": n_resamples, "beside": base,
                "unscored": {n: int(np.isnan(s).sum()) for n, s in scores.items()
                             if np.isnan(s).any()}})
 
 
-class _Judge:
-    """Statistics of one set of responses on one set of resamples."""
+def _row(judge: Judge, key: str, scores: NDArray[np.float64]) -> GivenRow:
+    found = judge.verdict(scores)
+    return GivenRow(found.auroc, found.within, found.length_matched, found.best_of_n, key)
 
-    def __init__(self, labels: NDArray[np.int64], problems: list[str],
-                 lengths: NDArray[np.int64], resampler: Resampler) -> None:
-        self.y, self.lengths, self.resampler = labels, lengths, resampler
-        self.groups = np.array(problems)
-        sums, sizes = np.bincount(resampler.index, labels), np.bincount(resampler.index)
-        self.mixed = int(((sums > 0) & (sums < sizes)).sum())
-        self.repeated = bool(sizes.max() > 1)
 
-    def row(self, name: str, scores: NDArray[np.float64]) -> GivenRow:
-        within = within_problem_statistic(self.y, scores, self.resampler) if self.mixed else None
-        return GivenRow(
-            name, self.interval(auroc_statistic(self.y, scores, self.resampler)),
-            None if within is None else self.interval(within), self._matched(scores),
-            self.interval(self.mean(best_of_n(self.y, scores, self.groups)))
-            if self.repeated else None)
+def _increment(labels: NDArray[np.int64], problems: NDArray[np.str_],
+               beside: Sequence[NDArray[np.float64]], learned: NDArray[np.float64],
+               n_resamples: int, seed: int) -> Interval | None:
+    """AUROC that ``learned`` adds to ``beside``: stacks fitted under problem-grouped folds.
 
-    def choosing(self, answers: Sequence[str | None],
-                 chances: NDArray[np.float64] | None) -> dict[str, Statistic]:
-        if not self.repeated:
-            return {}
-        found = {"first response": self.mean(first_answer(self.y, self.groups))}
-        if any(a is not None for a in answers):
-            found["majority vote"] = self.mean(self.majority(answers))
-            if chances is not None:
-                found["vote weighted by P(valid)"] = self.mean(
-                    weighted_vote(self.y, self._classes(answers), chances, self.groups))
-        return {**found, "oracle": self.mean(oracle(self.y, self.groups))}
-
-    def majority(self, answers: Sequence[str | None]) -> PerProblem:
-        return majority_vote(self.y, self._classes(answers), self.groups)
-
-    def increment(self, scores: Mapping[str, NDArray[np.float64]], learned: str,
-                  beside: Sequence[str], seed: int) -> Interval | None:
-        """Stacks fitted under problem-grouped folds on responses that have every score."""
-        if learned not in scores or not beside:
-            return None
-        columns = np.column_stack([*(scores[b] for b in beside), _log_odds(scores[learned])])
-        rows = np.flatnonzero(~np.isnan(columns).any(axis=1))
-        try:
-            y, groups = self.y[rows], self.groups[rows]
-            below, above = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-            for train, test in problem_folds(groups, y, FOLDS, seed):
-                part, own = columns[rows][train], columns[rows][test]
-                below[test] = stack(part[:, :-1], y[train], own[:, :-1])
-                above[test] = stack(part, y[train], own)
-            resampler = Resampler(groups, len(self.resampler.counts), seed)
-            return paired_difference(auroc_statistic(y, above, resampler),
-                                     auroc_statistic(y, below, resampler), resampler)
-        except LabelError:
-            return None  # too few problems, or one class in a fold
-
-    def interval(self, statistic: Statistic) -> Interval:
-        return clustered_interval(statistic, self.resampler)
-
-    def mean(self, values: PerProblem) -> Statistic:
-        return mean_statistic(values, self.resampler)
-
-    def _classes(self, answers: Sequence[str | None]) -> list[str | None]:
-        """Equal answers of a problem, as mathematics, get one name."""
-        found: list[str | None] = [None] * len(answers)
-        for problem in range(len(self.resampler.problems)):
-            rows = np.flatnonzero(self.resampler.index == problem).tolist()
-            for row, kind in zip(rows, equivalence_classes([answers[i] for i in rows]),
-                                 strict=True):
-                found[row] = None if kind is None else str(kind)
-        return found
-
-    def _matched(self, scores: NDArray[np.float64]) -> Interval | None:
-        try:
-            return self.interval(
-                length_matched_statistic(self.y, scores, self.lengths, self.resampler))
-        except LabelError:
-            return None
+    On the responses that have every score. None for too few problems, or one class in a fold.
+    """
+    columns = np.column_stack([*beside, _log_odds(learned)])
+    rows = np.flatnonzero(~np.isnan(columns).any(axis=1))
+    y, groups, columns = labels[rows], problems[rows], columns[rows]
+    below, above = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    try:
+        for train, test in problem_folds(groups, y, FOLDS, seed):
+            below[test] = stack(columns[train, :-1], y[train], columns[test, :-1])
+            above[test] = stack(columns[train], y[train], columns[test])
+        resampler = Resampler(groups, n_resamples, seed)
+        return paired_difference(auroc_statistic(y, above, resampler),
+                                 auroc_statistic(y, below, resampler), resampler)
+    except LabelError:
+        return None
 
 
 def _log_odds(chances: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -223,18 +154,17 @@ def _over_baselines(gain: Interval | None, beside: Sequence[str]) -> str:
     if gain is None:
         return ""
     names = " and ".join(b.replace("_", " ") for b in beside)
-    numbers = f"AUROC {gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-    if gain.low > 0:
-        return f"The learned score adds information beyond {names}: {numbers}."
-    if gain.high < 0:
-        return f"Adding the learned score makes a score of {names} worse: {numbers}."
-    return f"It cannot be shown that the learned score adds to {names}: {numbers}."
+    return _sentence(gain, f"The learned score adds information beyond {names}: AUROC ",
+                     f"Adding the learned score makes a score of {names} worse: AUROC ",
+                     f"It cannot be shown that the learned score adds to {names}: AUROC ")
 
 
 def _over_majority(gain: Interval) -> str:
-    numbers = f"{gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-    if gain.low > 0:
-        return f"Choosing by it beats majority vote: {numbers}."
-    if gain.high < 0:
-        return f"Choosing by it is worse than majority vote: {numbers}."
-    return f"It cannot be shown that choosing by it beats majority vote: {numbers}."
+    return _sentence(gain, "Choosing by it beats majority vote: ",
+                     "Choosing by it is worse than majority vote: ",
+                     "It cannot be shown that choosing by it beats majority vote: ")
+
+
+def _sentence(gain: Interval, above: str, below: str, neither: str) -> str:
+    said = above if gain.low > 0 else below if gain.high < 0 else neither
+    return f"{said}{gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]."

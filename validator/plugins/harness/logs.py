@@ -39,7 +39,7 @@ class LoggedRun:
     about: Mapping[str, Any]
     """Reader, revision, feature set, artifact and solver, as the run recorded them."""
     model: str | None
-    """The reader as ``--metadata`` named it, else the evaluated model; None where neither is told."""
+    """The reader as ``--metadata`` named it, else the evaluated model; None where not told."""
     source: Path
     """The samples file."""
 
