@@ -110,6 +110,7 @@ def test_no_corruption_crashes_the_interpreter_or_is_accepted(count, seed, tmp_p
     assert outcome == {"refused": count, "accepted": 0, "other": []}
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes_in_another_interpreter(tmp_path):
     first = interpreter("hashes", tmp_path / "first", hash_seed="1")
     second = interpreter("hashes", tmp_path / "second", hash_seed="2")

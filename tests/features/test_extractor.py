@@ -53,7 +53,8 @@ STATES = FeatureSet("states", 1, states=StateFeatures(("whole", "completion", "l
 
 
 @pytest.mark.parametrize(
-    "name", ["default", "fast", "paper", "lapeigvals", "full", "fast+probe", STATES])
+    "name", ["default", "fast", "paper", "lapeigvals",
+             pytest.param("full", marks=pytest.mark.slow), "fast+probe", STATES])
 def test_every_column_equals_the_brute_force_one(
     name: str | FeatureSet, tiny: Any, make_tiny: Callable[..., Any]
 ) -> None:
@@ -67,6 +68,7 @@ def test_every_column_equals_the_brute_force_one(
     assert len(checked) > 30
 
 
+@pytest.mark.slow
 def test_single_precision_columns_are_near_the_brute_force_ones(
     tiny: Any, traces: list[Trace]
 ) -> None:

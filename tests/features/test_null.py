@@ -70,6 +70,7 @@ def slow_z(oracle: Oracle, name: str) -> float:
     return float((own_value - np.mean(drawn)) / np.std(drawn, ddof=1))
 
 
+@pytest.mark.slow
 def test_every_z_column_is_the_slow_one(tiny: Any, make_tiny: Callable[..., Any]) -> None:
     pair = (make_tiny().double(), tiny[1])
     found = extract(pair, [TRACE])

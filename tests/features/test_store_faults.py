@@ -294,6 +294,7 @@ def merge_until_done(root: str) -> None:
                 return
 
 
+@pytest.mark.slow
 def test_two_writers_and_two_mergers_at_once(tmp_path: Path) -> None:
     root = tmp_path / "store"
     both = [program("extract", root), program("extract", root),

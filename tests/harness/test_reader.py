@@ -102,6 +102,7 @@ def test_without_any_model_the_reason_is_said() -> None:
     assert "does not run in this process" in reason
 
 
+@pytest.mark.slow
 def test_registering_ours_hides_none_of_lm_evals_models() -> None:
     """In a process of its own: what is imported first decides."""
     code = ("from validator.plugins.harness.command import register_model\n"

@@ -125,6 +125,7 @@ fetch("tiny-lm")
 """
 
 
+@pytest.mark.slow
 def test_killed_conversion_is_cleaned_up_by_the_next(shelf, tmp_path):
     from validator.models.catalog import read_yaml
 

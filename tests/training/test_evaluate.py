@@ -88,6 +88,7 @@ def test_hidden_states_are_read_by_the_probe_alone(tmp_path: Path) -> None:
         artifact_scores(artifact, plain), artifact_scores(artifact, probed))
 
 
+@pytest.mark.slow
 def test_shuffled_labels_give_nothing() -> None:
     """Over 20 seeds the mean AUROC is a half, and no more than a few intervals miss it."""
     estimates, missed = [], 0
