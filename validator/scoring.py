@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from validator.classifier import Artifact, ValidityClassifier, load_artifact, save_artifact
 from validator.classifier.venn_abers import CALIBRATION, merged_probability, venn_abers
-from validator.errors import ArtifactError, FeatureMismatchError
+from validator.errors import ArtifactError, FeatureMismatchError, ModelError, TraceError
 from validator.families import learned_names, read_by_artifact
+from validator.features.encoding import encode_readable, max_positions
 from validator.features.extractor import SpectralFeatureExtractor
 from validator.types import FeatureMatrix, Progress, Provenance, Trace, ValidityScore
 from validator.unsupervised import score_label_free
 
 __all__ = ["Validator", "shipped_artifact"]
+
+Scores = NDArray[np.float64] | None
 
 
 class Validator:
@@ -143,34 +146,70 @@ class Validator:
         features = self.extractor.transform(traces, progress=progress)
         return _of_traces(score_label_free(features), features, steps)
 
+    def score_each(
+        self, traces: Sequence[Trace], *, progress: Progress | None = None
+    ) -> tuple[dict[str, ValidityScore], dict[str, str]]:
+        """Scores by id of the traces that can be scored, and by id why each of the others cannot.
+
+        For those who go on where one trace is empty, too long, or breaks the model.
+
+        Raises:
+            FeatureMismatchError: the model or feature set is not the classifier's.
+            ModelError: none of several traces can be read.
+        """
+        self.prepare()
+        encoded, reasons = encode_readable(
+            traces, self.extractor.tokenizer_, max_positions(self.extractor.model_.config))
+        todo = [e.trace for e in encoded]
+        try:
+            scores = self.score(todo, progress=progress) if todo else []
+        except (TraceError, ModelError) as error:
+            scores, failed = self._one_by_one(todo)
+            if len(failed) == len(todo) > 1:
+                raise error
+            reasons |= failed
+        return {s.trace_id: s for s in scores}, reasons
+
+    def _one_by_one(
+        self, traces: Sequence[Trace]
+    ) -> tuple[list[ValidityScore], dict[str, str]]:
+        scores: list[ValidityScore] = []
+        reasons: dict[str, str] = {}
+        for trace in traces:
+            try:
+                scores += self.score([trace])
+            except (TraceError, ModelError) as error:
+                reasons[trace.id] = str(error)
+        return scores, reasons
+
     def score_features(self, features: FeatureMatrix) -> list[ValidityScore]:
         """The same for traces whose features are there already."""
         free = score_label_free(features)
-        learned, bounds = self._learned(features)
+        learned, bounds, margins = self._learned(features)
         return [
             ValidityScore(
                 trace.id, {name: float(values[i]) for name, values in free.items()},
                 None if learned is None else float(learned[i]),
                 None if bounds is None else (float(bounds[i, 0]), float(bounds[i, 1])),
-                nan_reason=features.nan_reasons.get(trace.id))
+                nan_reason=features.nan_reasons.get(trace.id),
+                margin=None if margins is None else float(margins[i]))
             for i, trace in enumerate(features.traces)
         ]
 
-    def _learned(
-        self, features: FeatureMatrix
-    ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-        """P(valid) (N,) and its bounds (N, 2), each None where there is none."""
+    def _learned(self, features: FeatureMatrix) -> tuple[Scores, Scores, Scores]:
+        """P(valid) (N,), its bounds (N, 2) and margins (N,), each None where there is none."""
         if self.classifier is None:
-            return None, None
+            return None, None, None
         if self._artifact is not None:
             self._artifact.provenance.require_equal(
                 read_by_artifact(features.provenance), "features for this artifact")
         X = features.select(self._columns(features.names))
+        margins = np.asarray(self.classifier.decision_function(X), dtype=np.float64)
         if self.calibration is None:
-            return np.asarray(self.classifier.predict_proba(X)[:, 1], dtype=np.float64), None
-        margins = self.classifier.decision_function(X)
+            chances = np.asarray(self.classifier.predict_proba(X)[:, 1], dtype=np.float64)
+            return chances, None, margins
         bounds = venn_abers(self.calibration["margins"], self.calibration["labels"], margins)
-        return merged_probability(bounds), bounds
+        return merged_probability(bounds), bounds, margins
 
     def _columns(self, names: Sequence[str]) -> tuple[str, ...]:
         if self._artifact is not None:
@@ -204,7 +243,7 @@ def _of_traces(
         worst = min(parts, key=lambda p: p.learned or 0.0)
         scores.append(ValidityScore(
             trace.id, {name: float(values[i]) for name, values in free.items()}, worst.learned,
-            worst.interval, tuple(chances), worst.nan_reason))
+            worst.interval, tuple(chances), worst.nan_reason, worst.margin))
     return scores
 
 

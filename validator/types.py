@@ -248,3 +248,6 @@ class ValidityScore:
     """P(valid) of each step, where the classifier was trained on steps."""
     nan_reason: str | None = None
     """Why some feature of the trace is undefined, e.g. a completion of two tokens."""
+    margin: float | None = None
+    """The classifier's own log-odds, which calibration turns into P(valid): it ranks as ``learned``
+    does, and tells apart traces that get the same P(valid)."""

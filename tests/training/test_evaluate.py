@@ -88,6 +88,20 @@ def test_hidden_states_are_read_by_the_probe_alone(tmp_path: Path) -> None:
         artifact_scores(artifact, plain), artifact_scores(artifact, probed))
 
 
+def test_a_feature_set_without_a_head_mean_graph_is_judged_without_its_single_columns(
+    tmp_path: Path,
+) -> None:
+    full = synthetic(1.5)
+    heads = [str(Column("log_self_attention", layer, 0, "completion")) for layer in range(6)]
+    fast = dataclasses.replace(full, names=(*NAMES[:5], *heads, *NAMES[11:]))
+    run = train(fast, ValidityClassifier(C=0.1), tmp_path / "a", n_splits=5)
+    assert "single" not in run.cross_validated.scores
+    assert run.comparison.facts["single_columns"] == {}
+    rows = {r.key: r for r in run.comparison.rows}
+    assert set(rows) == set(FAMILIES) - {"probe", "single"}
+    assert rows["spectra"].auroc.estimate > 0.75
+
+
 @pytest.mark.slow
 def test_shuffled_labels_give_nothing() -> None:
     """Over 20 seeds the mean AUROC is a half, and no more than a few intervals miss it."""

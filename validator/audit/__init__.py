@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from validator.audit.baselines import BestSingleColumn, SurfaceBaseline, surface_texts
+from validator.audit.baselines import (
+    BestSingleColumn,
+    SurfaceBaseline,
+    surface_texts,
+    texts_beside,
+)
 from validator.audit.duplicates import merge_near_duplicates, near_duplicates
 from validator.audit.leaks import find_leaks
 from validator.audit.matching import length_pair_auroc
@@ -17,4 +22,5 @@ __all__ = [
     "near_duplicates",
     "shuffled_labels",
     "surface_texts",
+    "texts_beside",
 ]

@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from validator.metrics import auroc
 from validator.types import Trace
 
-__all__ = ["BestSingleColumn", "SurfaceBaseline", "surface_texts"]
+__all__ = ["BestSingleColumn", "SurfaceBaseline", "surface_texts", "texts_beside"]
 
 
 def surface_texts(traces: Sequence[Trace]) -> list[str]:
@@ -22,10 +22,25 @@ def surface_texts(traces: Sequence[Trace]) -> list[str]:
     The shared part (exemplars, instructions) is the same for both classes, so it can carry
     nothing, and cutting it makes the baseline stronger and faster.
     """
-    low, high = min(t.prompt for t in traces), max(t.prompt for t in traces)
-    differ = (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
-    shared = next(differ, len(low))
+    shared = _shared([t.prompt for t in traces])
     return [t.prompt[shared:] + t.completion for t in traces]
+
+
+def texts_beside(known: Sequence[Trace], traces: Sequence[Trace]) -> list[str]:
+    """As :func:`surface_texts` of ``known``, of traces that are scored later, few at a time.
+
+    A prompt loses what it begins with of the part that the prompts of ``known`` share: the
+    prompts of one problem's answers alone would share the question, too.
+    """
+    shared = known[0].prompt[: _shared([t.prompt for t in known])]
+    return [t.prompt[_shared([shared, t.prompt]):] + t.completion for t in traces]
+
+
+def _shared(texts: Sequence[str]) -> int:
+    """How many leading characters all texts share."""
+    low, high = min(texts), max(texts)
+    differ = (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
+    return next(differ, min(len(low), len(high)))
 
 
 class SurfaceBaseline:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from validator.errors import ContextLengthError, TraceError
 from validator.types import Trace
 
-__all__ = ["EncodedTrace", "common_prefix", "encode_trace", "max_positions"]
+__all__ = [
+    "EMPTY", "EncodedTrace", "common_prefix", "encode_readable", "encode_trace", "max_positions",
+]
+
+
+EMPTY = "empty response"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,26 @@ def encode_trace(trace: Trace, tokenizer: Any, limit: int | None) -> EncodedTrac
     if trace.steps is not None:
         steps = tuple(_token_range(s, coded["offset_mapping"], len(prompt)) for s in trace.steps)
     return EncodedTrace(trace, (*prompt, *completion), len(prompt), steps)
+
+
+def encode_readable(
+    traces: Iterable[Trace], tokenizer: Any, limit: int | None
+) -> tuple[list[EncodedTrace], dict[str, str]]:
+    """The traces that can be read, and by id why each of the others cannot.
+
+    As :func:`encode_trace`, for those who have to go on where one trace is empty or too long.
+    """
+    readable: list[EncodedTrace] = []
+    reasons: dict[str, str] = {}
+    for trace in traces:
+        if not trace.completion:
+            reasons[trace.id] = EMPTY
+            continue
+        try:
+            readable.append(encode_trace(trace, tokenizer, limit))
+        except TraceError as error:
+            reasons[trace.id] = str(error)
+    return readable, reasons
 
 
 def _token_range(

@@ -44,6 +44,7 @@ from validator.metrics.selection import (
     oracle,
     weighted_vote,
 )
+from validator.metrics.selection_curve import SelectionCurves
 from validator.metrics.selective import (
     ReliabilityBins,
     RiskCoverage,
@@ -63,6 +64,7 @@ __all__ = [
     "ReliabilityBins",
     "Resampler",
     "RiskCoverage",
+    "SelectionCurves",
     "Statistic",
     "auprc",
     "aurc",

@@ -17,6 +17,10 @@ from validator.metrics.selective import reliability_bins, risk_coverage
 from validator.report.heatmap import EffectGrid
 
 __all__ = [
+    "ACCENT",
+    "BAD",
+    "INK",
+    "MUTED",
     "choosing_plot",
     "figure_of",
     "forest_plot",

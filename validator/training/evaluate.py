@@ -42,7 +42,8 @@ FAMILIES = {
     "baselines+learned": "all three + spectra",
 }
 """Every score of the comparison and its name in tables; ``learned`` is the classifier's score.
-``probe`` is there where the features hold hidden states (``--features default+probe``)."""
+``probe`` is there where the features hold hidden states (``--features default+probe``), ``single``
+where they hold descriptors of a head-mean graph (the set ``fast`` has none)."""
 
 CERTAIN = 30.0
 """Log-odds of a chance of 1e-13; what lies beyond is no better known."""
@@ -100,16 +101,19 @@ def cross_validate(
     """
     y = features.labels
     parts = _parts(features, classifier, learned)
-    scores = {key: np.full(len(y), np.nan) for key in FAMILIES if key in parts or key != "probe"}
+    graph = _graph_columns(features)
+    absent = {"probe"} - set(parts) | ({"single"} if not graph else set())
+    scores = {key: np.full(len(y), np.nan) for key in FAMILIES if key not in absent}
     baselines = features.select([str(Column(b)) for b in TOKEN_BASELINES])
     scores["length"] = baselines[:, 0].astype(np.float64)
     scores["logprob"] = baselines[:, 1].astype(np.float64)
     chosen: list[str] = []
     folds = problem_folds(features.problem_ids, y, n_splits, seed)
     for i, (train, test) in enumerate(folds):
-        single = _best_single(features, train)
-        chosen.append(features.names[single[0]])
-        scores["single"][test] = single[1](test)
+        if graph:
+            single = _best_single(features, graph, train)
+            chosen.append(features.names[single[0]])
+            scores["single"][test] = single[1](test)
         inner = problem_folds(features.problem_ids[train], y[train], n_inner, seed)
         fold = _fold_scores(parts, baselines, y, train, test, inner)
         for key, values in fold.items():
@@ -183,13 +187,18 @@ def stack(train: NDArray[Any], labels: NDArray[np.int64], test: NDArray[Any]) ->
     return np.asarray(model.fit(train, labels).decision_function(test), dtype=np.float64)
 
 
-def _best_single(features: FeatureMatrix, train: Rows) -> tuple[int, Callable[[Rows], Scores]]:
-    """Among the head-mean graph's own descriptors, which are few enough to be named."""
-    where = [
+def _graph_columns(features: FeatureMatrix) -> list[int]:
+    """The head-mean graph's own descriptors, few enough to be named; some sets have none."""
+    return [
         i for i, name in enumerate(features.names)
         if (c := Column.parse(name)).layer is not None and c.head is None
         and c.signal in ("", "hidden") and not c.is_state
     ]
+
+
+def _best_single(
+    features: FeatureMatrix, where: Sequence[int], train: Rows
+) -> tuple[int, Callable[[Rows], Scores]]:
     X = features.values[:, where]
     model = BestSingleColumn().fit(X[train], features.labels[train])
     return where[model.column_], lambda rows: model.decision_function(X[rows])

@@ -27,7 +27,7 @@ from validator.metrics import (
 )
 from validator.training.answers import equivalence_classes
 
-__all__ = ["Judge", "Verdict"]
+__all__ = ["Judge", "Verdict", "answer_classes"]
 
 Scores = NDArray[np.float64]
 
@@ -70,7 +70,8 @@ class Judge:
         sums, sizes = np.bincount(self.resampler.index, labels), np.bincount(self.resampler.index)
         self.mixed = int(((sums > 0) & (sums < sizes)).sum())
         self.repeated = bool(sizes.max() > 1)
-        self._ballots = self._classes(answers) if self.repeated else [None] * len(answers)
+        self._ballots = (answer_classes(answers, self.resampler.index) if self.repeated
+                         else [None] * len(answers))
 
     def verdict(self, scores: Scores) -> Verdict:
         """Intervals of one score (N,); a score that is missing may be minus infinity."""
@@ -123,12 +124,20 @@ class Judge:
         except LabelError:
             return None
 
-    def _classes(self, answers: Sequence[str | None]) -> list[str | None]:
-        """Equal answers of a problem get one name."""
-        found: list[str | None] = [None] * len(answers)
-        order = np.argsort(self.resampler.index, kind="stable")
-        for rows in np.split(order, np.cumsum(np.bincount(self.resampler.index))[:-1]):
-            kinds = equivalence_classes([answers[i] for i in rows.tolist()])
-            for row, kind in zip(rows.tolist(), kinds, strict=True):
-                found[row] = None if kind is None else str(kind)
-        return found
+
+def answer_classes(
+    answers: Sequence[str | None], index: NDArray[np.int64]
+) -> list[str | None]:
+    """(N,) names under which equal answers of a problem vote together; None does not vote.
+
+    Args:
+        answers: (N,) as parsed.
+        index: (N,) number of each one's problem, from 0 on.
+    """
+    found: list[str | None] = [None] * len(answers)
+    order = np.argsort(index, kind="stable")
+    for rows in np.split(order, np.cumsum(np.bincount(index))[:-1]):
+        kinds = equivalence_classes([answers[i] for i in rows.tolist()])
+        for row, kind in zip(rows.tolist(), kinds, strict=True):
+            found[row] = None if kind is None else str(kind)
+    return found

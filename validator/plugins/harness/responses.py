@@ -14,9 +14,8 @@ from validator.errors import (
     HarnessError,
     ModelError,
     ParameterError,
-    TraceError,
 )
-from validator.features.encoding import encode_trace, max_positions
+from validator.features.encoding import encode_readable, max_positions
 from validator.features.extractor import SpectralFeatureExtractor
 from validator.models.loading import LoadedModel
 from validator.plugins.harness.reader import Reader, choose_reader
@@ -35,8 +34,6 @@ SHOWN = ("fiedler_value", "hfer", "smoothness", "roughness", "signal_entropy",
 """Label-free scores that are judged in the results unless ``--metadata`` says which, those of them
 that the feature set has: the base paper's diagnostics, LLM-Check's attention score, and the
 baselines that every score must beat. All scores of the feature set are in the logged samples."""
-
-EMPTY = "empty response"
 
 CPU_BATCH = 256
 """Tokens read at once on a CPU: as quick as more, and less memory than generating took."""
@@ -145,20 +142,9 @@ class ResponseScorer:
     ) -> tuple[list[tuple[Trace, int]], dict[str, str]]:
         """Traces with the tokens of their completions, and why each of the others is none."""
         extractor = self.validator.extractor
-        limit = max_positions(extractor.model_.config)
-        readable: list[tuple[Trace, int]] = []
-        reasons: dict[str, str] = {}
-        for trace in traces:
-            if not trace.completion:
-                reasons[trace.id] = EMPTY
-                continue
-            try:
-                encoded = encode_trace(trace, extractor.tokenizer_, limit)
-            except TraceError as error:
-                reasons[trace.id] = str(error)
-            else:
-                readable.append((trace, encoded.completion_length))
-        return readable, reasons
+        readable, reasons = encode_readable(
+            traces, extractor.tokenizer_, max_positions(extractor.model_.config))
+        return [(e.trace, e.completion_length) for e in readable], reasons
 
 
 def make_scorer(metadata: Mapping[str, Any]) -> tuple[ResponseScorer | None, str]:
