@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from validator.errors import ValidatorError
     from validator.features.extractor import SpectralFeatureExtractor
     from validator.features.table import read_features, write_features
+    from validator.plugins.rerank.stream import rerank
     from validator.scoring import Validator
     from validator.training.comparison import compare
     from validator.training.datasets import load_traces, write_traces
@@ -33,6 +34,7 @@ __all__ = [
     "load_artifact",
     "load_traces",
     "read_features",
+    "rerank",
     "save_artifact",
     "write_features",
     "write_traces",
@@ -53,6 +55,7 @@ _HOMES = {
     "load_artifact": "classifier",
     "load_traces": "training.datasets",
     "read_features": "features.table",
+    "rerank": "plugins.rerank.stream",
     "save_artifact": "classifier",
     "write_features": "features.table",
     "write_traces": "training.datasets",

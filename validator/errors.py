@@ -11,6 +11,7 @@ __all__ = [
     "CalibrationWarning",
     "ContextLengthError",
     "DamagedShardError",
+    "EndpointError",
     "FeatureMismatchError",
     "HarnessError",
     "LabelError",
@@ -95,6 +96,10 @@ class ArtifactError(ValidatorError):
 
 class HarnessError(ValidatorError):
     """An lm-evaluation-harness task, installation or output that is not as it must be."""
+
+
+class EndpointError(ValidatorError):
+    """A completions server that is not reached, refuses, or answers what cannot be read."""
 
 
 class StoreError(ValidatorError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 from validator.cli.console import add_command, console, error_console, print_json, progress, table
 
 if TYPE_CHECKING:
+    from validator.plugins.endpoint import Endpoint
+    from validator.training.decoding import Sampling
     from validator.training.problems import Problem, PromptFormat
     from validator.training.sampling import SamplingRun
 
 __all__ = ["register"]
+
+MODEL = "smollm2-135m-instruct"
 
 
 def register(subparsers: Any) -> None:
@@ -23,9 +29,12 @@ def register(subparsers: Any) -> None:
         subparsers, "sample",
         "Sample N answers of a model to each problem and label them by checking the final answer. "
         "A run that is interrupted goes on where it stopped.",
-        "validator sample --problems one-step --count 100 -n 8 -o traces.jsonl", run)
-    parser.add_argument("--model", default="smollm2-135m-instruct",
-                        help="known name, hub id or folder (default: smollm2-135m-instruct)")
+        "validator sample --problems one-step --count 100 -n 8 -o traces.jsonl\n  "
+        "validator sample --endpoint http://127.0.0.1:8000/v1 --endpoint-model NAME "
+        "--problems one-step -n 16 -o traces.jsonl", run)
+    parser.add_argument("--model",
+                        help=f"known name, hub id or folder (default: {MODEL}); with "
+                             "--endpoint-api chat: the reader whose chat template the traces show")
     parser.add_argument("--problems", required=True, metavar="NAME|FILE",
                         help="one-step, two-step, arithmetic, gsm_symbolic, or a JSONL file with "
                              "question and answer on each line")
@@ -42,32 +51,119 @@ def register(subparsers: Any) -> None:
                         help="of the problems and of the sampling (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    _endpoint_options(parser)
+
+
+def _endpoint_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "answers of a server", "an OpenAI-compatible one; its key, if it asks for one, is read "
+        "from OPENAI_API_KEY. --batch-size and --device have no part in it.")
+    group.add_argument("--endpoint", metavar="URL", help="e.g. http://127.0.0.1:8000/v1")
+    group.add_argument("--endpoint-model", metavar="NAME", help="as the server calls it")
+    group.add_argument("--endpoint-api", choices=["completions", "chat"],
+                       help="completions continues the prompt; chat answers it as a user's message "
+                            "(default: completions)")
+    group.add_argument("--endpoint-extra", metavar="JSON",
+                       help="further fields of each request, as a JSON object")
+    group.add_argument("--endpoint-timeout", type=float, metavar="SECONDS",
+                       help="for one request (default: 600)")
+    group.add_argument("--concurrency", type=int,
+                       help="problems asked about at the same time (default: 8)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Sample, check, write, summarise."""
     import torch
 
-    from validator.cli.scoreboard import command_line
-    from validator.models.loading import load_model
     from validator.training.decoding import Sampling
-    from validator.training.sampling import sample_traces
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    endpoint = _endpoint(args)
     problems, prompt = _problems(args)
     sampling = Sampling(args.n, args.temperature, args.top_p, prompt.max_new_tokens, args.seed,
                         args.batch_size)
-    loaded = load_model(args.model, device=args.device)
+    started = time.perf_counter()
+    if endpoint is None:
+        done, tokenizer, started = _from_model(args, problems, prompt, sampling)
+    else:
+        done, tokenizer = _from_endpoint(endpoint, args, problems, prompt, sampling)
+    _show(done, tokenizer, time.perf_counter() - started, args)
+    return 0
+
+
+def _from_model(
+    args: argparse.Namespace, problems: Sequence[Problem], prompt: PromptFormat, sampling: Sampling
+) -> tuple[SamplingRun, Any, float]:
+    """The run, the model's tokenizer, and when it began: loading the model is not sampling."""
+    from validator.cli.scoreboard import command_line
+    from validator.models.loading import load_model
+    from validator.training.sampling import sample_traces
+
+    loaded = load_model(args.model or MODEL, device=args.device)
     started = time.perf_counter()
     with progress(f"sampling {len(problems)} problems x {args.n}") as advance:
         done = sample_traces(loaded, problems, prompt, sampling, args.output,
                              command=command_line(), progress=advance)
-    seconds = time.perf_counter() - started
-    lengths = [len(loaded.tokenizer.encode(t.completion, add_special_tokens=False))
-               for t in done.traces]
-    _show(done, lengths, seconds, args)
-    return 0
+    return done, loaded.tokenizer, started
+
+
+def _from_endpoint(
+    endpoint: Endpoint, args: argparse.Namespace, problems: Sequence[Problem],
+    prompt: PromptFormat, sampling: Sampling,
+) -> tuple[SamplingRun, Any]:
+    """The run, and the reader's tokenizer or None."""
+    from validator.cli.scoreboard import command_line
+    from validator.models.loading import load_model
+    from validator.plugins.endpoint import chat_prompts, sample_from_endpoint
+
+    reader, shown = None, None
+    if args.model:
+        reader = load_model(args.model)
+        texts = [prompt.prompt(p.question) for p in problems]
+        shown = (f"chat template of {reader.name}", chat_prompts(reader.tokenizer, texts))
+    elif endpoint.api == "chat":
+        shown = ("plain prompt", [prompt.prompt(p.question) for p in problems])
+    with progress(f"asking about {len(problems)} problems x {args.n}") as advance:
+        done = sample_from_endpoint(endpoint, problems, prompt, sampling, args.output,
+                                    shown=shown, command=command_line(), progress=advance)
+    return done, None if reader is None else reader.tokenizer
+
+
+def _endpoint(args: argparse.Namespace) -> Endpoint | None:
+    """The server that was asked for, if one was; options that would do nothing are refused."""
+    from validator.errors import ParameterError
+
+    given: dict[str, Any] = {name: value for name, value in (
+        ("model", args.endpoint_model), ("api", args.endpoint_api),
+        ("extra", _extra(args.endpoint_extra)), ("timeout", args.endpoint_timeout),
+        ("concurrency", args.concurrency)) if value is not None}
+    if args.endpoint is None:
+        if given:
+            raise ParameterError(f"the endpoint's {', '.join(given)} given without --endpoint URL")
+        return None
+    if "model" not in given:
+        raise ParameterError("--endpoint needs --endpoint-model NAME, as the server calls it")
+    if args.model and args.endpoint_api != "chat":
+        raise ParameterError("--model has no part in the completions API: --endpoint-model "
+                             "answers, and the traces show the prompt as sent")
+    from validator.plugins.endpoint import Endpoint
+
+    return Endpoint(args.endpoint, **given)
+
+
+def _extra(text: str | None) -> dict[str, Any] | None:
+    from validator.errors import ParameterError
+
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ParameterError(f"--endpoint-extra is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ParameterError(f"--endpoint-extra must be a JSON object, got {text}")
+    return found
 
 
 def _problems(args: argparse.Namespace) -> tuple[list[Problem], PromptFormat]:
@@ -91,22 +187,22 @@ def _problems(args: argparse.Namespace) -> tuple[list[Problem], PromptFormat]:
     return problems, prompt
 
 
-def _show(
-    done: SamplingRun, lengths: list[int], seconds: float, args: argparse.Namespace
-) -> None:
-    traces = done.traces
-    facts = {
+def _show(done: SamplingRun, tokenizer: Any, seconds: float, args: argparse.Namespace) -> None:
+    traces, local = done.traces, args.endpoint is None
+    unit, lengths = _lengths([t.completion for t in traces], tokenizer)
+    facts: dict[str, Any] = {
         "traces": len(traces),
         "problems": len({t.problem_id for t in traces}),
         "right": round(sum(t.label or 0 for t in traces) / len(traces), 4),
-        "length_auroc": _length_auroc([t.label or 0 for t in traces], lengths),
+        f"{unit}length_auroc": _length_auroc([t.label or 0 for t in traces], lengths),
         "unparsed": sum(t.status == "unparsed" for t in traces),
         "truncated": sum(t.status == "truncated" for t in traces),
         "empty": done.empty,
         "found_finished": done.resumed,
         "seconds": round(seconds, 1),
-        "tokens_per_second": round(done.tokens / seconds, 1),
-        "shares_prefix": done.shares_prefix,
+        # a server need not tell its tokens
+        "tokens_per_second": round(done.tokens / seconds, 1) if local or done.tokens else None,
+        **({"shares_prefix": done.shares_prefix} if local else {}),
         "output": str(args.output),
     }
     if args.json:
@@ -114,13 +210,20 @@ def _show(
         return
     rows = [[name.replace("_", " "), str(value)] for name, value in facts.items()]
     console().print(table("Sampled", ["", ""], rows))
-    if not done.shares_prefix:
+    if local and not done.shares_prefix:
         error_console().print("this architecture's cache cannot be repeated: prompts were read "
                               "whole for every sample")
 
 
+def _lengths(texts: Sequence[str], tokenizer: Any) -> tuple[str, list[int]]:
+    """In tokens, or in characters (and a word for it) where there is no tokenizer."""
+    if tokenizer is None:
+        return "character_", [len(t) for t in texts]
+    return "", [len(tokenizer.encode(t, add_special_tokens=False)) for t in texts]
+
+
 def _length_auroc(labels: list[int], lengths: list[int]) -> float | None:
-    """Of the completion's tokens; far from 0.5, length alone tells right from wrong."""
+    """Of the completions; far from 0.5, length alone tells right from wrong."""
     from validator.metrics import auroc
 
     if len(set(labels)) < 2:

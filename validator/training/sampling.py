@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from validator import __version__
-from validator.errors import LabelError, ParameterError, TraceError, ValidatorError
+from validator.errors import LabelError, ParameterError, ValidatorError
 from validator.models.loading import LoadedModel
-from validator.trace_json import trace_from_json, trace_to_json
 from validator.training.answers import check, parse_answer
 from validator.training.datasets import write_traces
 from validator.training.decoding import Continuation, Sampler, Sampling
 from validator.training.problems import Problem, PromptFormat
+from validator.training.sample_file import append, claim, read_samples, rewrite, run_manifest
 from validator.types import Progress, Status, Trace
 
-__all__ = ["SamplingRun", "sample_traces"]
+__all__ = [
+    "Draws", "Origin", "SamplingRun", "draw_traces", "require_checkable", "sample_traces",
+]
+
+
+class Draws(Protocol):
+    """What continues a fixed list of prompts: a model in this process, or a server."""
+
+    @property
+    def chunks(self) -> Sequence[tuple[int, ...]]:
+        """Positions of the prompts that are drawn together; every prompt is in exactly one."""
+
+    @property
+    def shares_prefix(self) -> bool:
+        """False where what the prompts share had to be read again for every sample."""
+
+    def draw(self, chunk: Sequence[int]) -> list[list[Continuation]]:
+        """N continuations of each prompt of a chunk, in its order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where continuations come from, as their traces say it."""
+
+    source: str
+    """Who wrote them."""
+    prompts: tuple[str, ...]
+    """By problem: the text that whoever scores the trace is shown before the completion."""
+    meta: Mapping[str, Any]
+    """Put into every trace's ``meta``."""
 
 
 @dataclass(frozen=True)
 class SamplingRun:
-    """What :func:`sample_traces` did."""
+    """What :func:`draw_traces` did."""
 
     traces: tuple[Trace, ...]
     """By problem, then by sample."""
@@ -34,7 +61,7 @@ class SamplingRun:
     resumed: int
     """Traces that were in the file already."""
     empty: int
-    """Samples that ended at once: kept with a stand-in, see :func:`sample_traces`."""
+    """Samples that ended at once: kept with a stand-in, see :func:`draw_traces`."""
     shares_prefix: bool
 
 
@@ -48,16 +75,7 @@ def sample_traces(
     command: str = "",
     progress: Progress | None = None,
 ) -> SamplingRun:
-    """Sample N answers to each problem and label them by checking the final answer.
-
-    Traces are appended to ``<output>.partial`` chunk by chunk, so a run that is killed goes on
-    where it stopped when called again with the same arguments, and ends with the same file as a
-    run that was not. ``<output>.manifest.json`` records what made the file.
-
-    An answer is valid if it equals the target. One without a parsable final answer is invalid and
-    has status ``unparsed``; one cut off by the token limit has status ``truncated`` and keeps the
-    answer it had got to, if any. An empty answer cannot be a trace: its completion is a single
-    space, its status ``unparsed``.
+    """Sample N answers of a loaded model to each problem; see :func:`draw_traces`.
 
     Args:
         loaded: the model.
@@ -76,38 +94,106 @@ def sample_traces(
         ContextLengthError: a prompt that leaves no room for an answer.
         ValidatorError: the file cannot be written.
     """
-    _require_checkable(problems, prompt)
-    manifest = _manifest(loaded, problems, prompt, sampling, command)
-    prompts = [prompt.prompt(p.question) for p in problems]
+    import torch
+    import transformers
+
+    require_checkable(problems, prompt)
+    prompts = tuple(prompt.prompt(p.question) for p in problems)
+    manifest = run_manifest(
+        {"model": loaded.name, "revision": loaded.revision}, problems, prompt, asdict(sampling),
+        command, {"torch": torch.__version__, "transformers": transformers.__version__})
     sampler = Sampler(loaded.model, loaded.tokenizer, prompts, sampling, prompt.stop)
+    return draw_traces(sampler, problems, prompt, sampling.n, output, manifest,
+                       Origin(loaded.name, prompts, {}), progress=progress)
+
+
+def draw_traces(
+    draws: Draws, problems: Sequence[Problem], prompt: PromptFormat, n: int, output: Path,
+    manifest: Mapping[str, Any], origin: Origin, *, workers: int = 1,
+    progress: Progress | None = None,
+) -> SamplingRun:
+    """Draw N answers to each problem and label them by checking the final answer.
+
+    Traces are appended to ``<output>.partial`` chunk by chunk, so a run that is killed goes on
+    where it stopped when called again with the same arguments, and ends with the same file as a
+    run that was not. ``<output>.manifest.json`` records what made the file.
+
+    An answer is valid if it equals the target. One without a parsable final answer is invalid and
+    has status ``unparsed``; one cut off by the token limit has status ``truncated`` and keeps the
+    answer it had got to, if any. An empty answer cannot be a trace: its completion is a single
+    space, its status ``unparsed``.
+
+    Args:
+        draws: N continuations of each problem's prompt, in the problems' order.
+        problems: ids distinct.
+        prompt: how they are asked.
+        n: samples of each problem.
+        output: JSONL file to write.
+        manifest: of :func:`validator.training.sample_file.run_manifest`.
+        origin: what the traces say of where they come from.
+        workers: threads that draw chunks at the same time; ``draws.draw`` must bear it.
+        progress: called with (done, total) traces.
+
+    Raises:
+        ParameterError, LabelError, TraceError, ValidatorError: as :func:`sample_traces`. Whatever
+            ``draws.draw`` raises, once the chunks under way beside it are written.
+    """
+    require_checkable(problems, prompt)
     try:
-        partial = _claim(output, manifest)
-        done = _whole_chunks(_read(output, partial, problems, sampling.n), sampler.chunks)
+        partial = claim(output, manifest)
+        done = _whole_chunks(read_samples(output, partial, problems, n), draws.chunks)
         resumed, tokens = sum(map(len, done.values())), 0
-        _rewrite(partial, done)
-        for chunk in sampler.chunks:
-            if chunk[0] in done:
-                continue
-            drawn = sampler.draw(chunk)
-            tokens += sum(c.tokens for samples in drawn for c in samples)
-            fresh = _label(chunk, drawn, problems, prompts, prompt, loaded.name)
-            _append(partial, [t for traces in fresh.values() for t in traces])
-            done |= fresh
-            if progress is not None:
-                progress(sum(map(len, done.values())), len(problems) * sampling.n)
+        rewrite(partial, done)
+        todo = [chunk for chunk in draws.chunks if chunk[0] not in done]
+        with closing(_drawn(draws, todo, workers)) as fresh_chunks:
+            for chunk, drawn in fresh_chunks:
+                tokens += sum(c.tokens for samples in drawn for c in samples)
+                fresh = _label(chunk, drawn, problems, prompt, origin)
+                append(partial, [t for traces in fresh.values() for t in traces])
+                done |= fresh
+                if progress is not None:
+                    progress(sum(map(len, done.values())), len(problems) * n)
         traces = tuple(t for i in range(len(problems)) for t in done[i])
         write_traces(output, traces)
         partial.unlink()
     except OSError as error:
         raise ValidatorError(f"cannot write {output}: {error}") from error
     empty = sum(t.completion == EMPTY for t in traces)
-    return SamplingRun(traces, tokens, resumed, empty, sampler.shares_prefix)
+    return SamplingRun(traces, tokens, resumed, empty, draws.shares_prefix)
+
+
+_Drawn = tuple[tuple[int, ...], list[list[Continuation]]]
+
+
+def _drawn(
+    draws: Draws, todo: Sequence[tuple[int, ...]], workers: int
+) -> Generator[_Drawn]:
+    """Chunks as they are ready; after an error no new one is begun, and it is raised last."""
+    if workers == 1:
+        for chunk in todo:
+            yield chunk, draws.draw(chunk)
+        return
+    rest, running = iter(todo), dict[Future[list[list[Continuation]]], tuple[int, ...]]()
+    failed: BaseException | None = None
+    with ThreadPoolExecutor(workers) as pool:
+        while True:
+            while failed is None and len(running) < workers and (chunk := next(rest, ())):
+                running[pool.submit(draws.draw, chunk)] = chunk
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                chunk, error = running.pop(future), future.exception()
+                if error is None:
+                    yield chunk, future.result()
+                failed = failed or error
+    if failed is not None:
+        raise failed
 
 
 EMPTY = " "
 
 
-def _require_checkable(problems: Sequence[Problem], prompt: PromptFormat) -> None:
+def require_checkable(problems: Sequence[Problem], prompt: PromptFormat) -> None:
     """Fail before hours of sampling, not after."""
     ids = [p.id for p in problems]
     if not ids or len(set(ids)) < len(ids):
@@ -122,98 +208,25 @@ def _require_checkable(problems: Sequence[Problem], prompt: PromptFormat) -> Non
 
 def _label(
     chunk: Sequence[int], drawn: Sequence[Sequence[Continuation]], problems: Sequence[Problem],
-    prompts: Sequence[str], style: PromptFormat, source: str,
+    style: PromptFormat, origin: Origin,
 ) -> dict[int, list[Trace]]:
     return {
-        i: [_trace(problems[i], prompts[i], k, c, style, source) for k, c in enumerate(samples)]
+        i: [_trace(problems[i], origin.prompts[i], k, c, style, origin)
+            for k, c in enumerate(samples)]
         for i, samples in zip(chunk, drawn, strict=True)
     }
 
 
 def _trace(problem: Problem, prompt: str, k: int, drawn: Continuation, style: PromptFormat,
-           source: str) -> Trace:
+           origin: Origin) -> Trace:
     answer = parse_answer(drawn.text, style.answer_style)
     status: Status = "ok" if answer is not None else "unparsed"
     return Trace(
         id=f"{problem.id}#{k}", problem_id=problem.id, prompt=prompt,
         completion=drawn.text or EMPTY,
         label=int(answer is not None and check(answer, problem.target, style.answer_style)),
-        source=source, answer=answer, status=status if drawn.finished else "truncated",
-        meta={"target": problem.target, **problem.meta})
-
-
-def _manifest(loaded: LoadedModel, problems: Sequence[Problem], prompt: PromptFormat,
-              sampling: Sampling, command: str) -> dict[str, Any]:
-    import torch
-    import transformers
-
-    asked = json.dumps([[p.id, prompt.prompt(p.question), p.target] for p in problems])
-    return {
-        "model": loaded.name, "revision": loaded.revision, "problems": len(problems),
-        "prompts_sha256": hashlib.sha256(asked.encode()).hexdigest(),
-        "prompt_format": asdict(prompt), "sampling": asdict(sampling), "command": command,
-        "versions": {"spectral-validator": __version__, "torch": torch.__version__,
-                     "transformers": transformers.__version__},
-    }
-
-
-def _claim(output: Path, manifest: Mapping[str, Any]) -> Path:
-    """The partial file, once the manifest is written or the one there asks for the same samples."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".partial")
-    path = output.with_name(output.name + ".manifest.json")
-    begun = output.exists() or partial.exists()
-    if begun and not path.exists():
-        raise ParameterError(
-            f"{output} exists and was not made by this command; give another output")
-    if not begun:
-        fresh = path.with_name(path.name + ".tmp")
-        fresh.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        fresh.replace(path)
-        return partial
-    found, wanted = _read_manifest(path), json.loads(json.dumps(manifest))
-    differ = [k for k in wanted if k not in ("command", "versions") and found.get(k) != wanted[k]]
-    if differ:
-        raise ParameterError(
-            f"{output} was begun with other settings ({', '.join(differ)}); give another output, "
-            f"or remove {path.name} and the traces beside it")
-    return partial
-
-
-_REMOVE = "remove it and the traces beside it to sample again"
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TraceError(f"{path} is damaged ({error}); {_REMOVE}") from error
-    if not isinstance(found, dict):
-        raise TraceError(f"{path} is damaged (no JSON object); {_REMOVE}")
-    return found
-
-
-def _read(
-    output: Path, partial: Path, problems: Sequence[Problem], n: int
-) -> dict[int, list[Trace]]:
-    """Problems whose N traces are all there; a torn last line and what it cut are not."""
-    path = output if output.exists() else partial
-    if not path.exists():
-        return {}
-    where = {p.id: i for i, p in enumerate(problems)}
-    found: dict[int, dict[str, Trace]] = {}
-    for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line break is torn
-        try:
-            trace = trace_from_json(json.loads(line))
-        except (ValueError, TraceError) as error:
-            raise TraceError(f"{path} is damaged: {error}; remove it to sample again") from error
-        if trace.problem_id not in where:
-            raise TraceError(f"{path} is damaged: problem {trace.problem_id!r} was not asked; "
-                             "remove it to sample again", trace_id=trace.id)
-        found.setdefault(where[trace.problem_id], {})[trace.id] = trace
-    wanted = {i: [f"{problems[i].id}#{k}" for k in range(n)] for i in found}
-    return {i: [found[i][name] for name in wanted[i]] for i in found
-            if found[i].keys() == set(wanted[i])}
+        source=origin.source, answer=answer, status=status if drawn.finished else "truncated",
+        meta={"target": problem.target, **origin.meta, **problem.meta})
 
 
 def _whole_chunks(
@@ -221,19 +234,3 @@ def _whole_chunks(
 ) -> dict[int, list[Trace]]:
     """A chunk has one seed, so it is drawn again whole where any of it is missing."""
     return {i: found[i] for chunk in chunks if all(i in found for i in chunk) for i in chunk}
-
-
-def _rewrite(partial: Path, done: Mapping[int, Sequence[Trace]]) -> None:
-    """Leave whole chunks only, so that what is appended begins on a line of its own."""
-    fresh = partial.with_name(partial.name + ".tmp")
-    fresh.unlink(missing_ok=True)
-    _append(fresh, [t for traces in done.values() for t in traces])
-    fresh.replace(partial)
-
-
-def _append(path: Path, traces: Sequence[Trace]) -> None:
-    text = "".join(json.dumps(trace_to_json(t), ensure_ascii=False) + "\n" for t in traces)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

@@ -1,17 +1,25 @@
-"""Which of N sampled answers to keep: rules, streaming, generation and scoring in one place."""
+"""Which of N sampled answers to keep: rules, streaming, generation and scoring in one place.
+
+Names that need PyTorch are imported when first used, so that ``validator --help`` stays quick.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from validator.plugins.rerank.candidates import prompt_candidates, read_candidates
 from validator.plugins.rerank.choose import RULES, Choice, Rule, choose, rank
-from validator.plugins.rerank.rerank import (
-    VALIDITY,
-    Candidate,
-    Reranked,
-    Reranker,
-    make_validator,
-    rerank,
-)
+
+if TYPE_CHECKING:
+    from validator.plugins.rerank.stream import (
+        VALIDITY,
+        Candidate,
+        Reranked,
+        Reranker,
+        make_validator,
+        rerank,
+    )
 
 __all__ = [
     "RULES",
@@ -28,3 +36,12 @@ __all__ = [
     "read_candidates",
     "rerank",
 ]
+
+_HOMES = dict.fromkeys(
+    ("VALIDITY", "Candidate", "Reranked", "Reranker", "make_validator", "rerank"), "stream")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
