@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from validator.errors import ValidatorError
     from validator.features.extractor import SpectralFeatureExtractor
     from validator.features.table import read_features, write_features
+    from validator.plugins.rerank.generate import generate_best_of_n
     from validator.plugins.rerank.stream import rerank
     from validator.scoring import Validator
     from validator.training.comparison import compare
@@ -31,6 +32,7 @@ __all__ = [
     "ValidityScore",
     "compare",
     "cross_validate",
+    "generate_best_of_n",
     "load_artifact",
     "load_traces",
     "read_features",
@@ -52,6 +54,7 @@ _HOMES = {
     "ValidityScore": "types",
     "compare": "training.comparison",
     "cross_validate": "training.evaluate",
+    "generate_best_of_n": "plugins.rerank.generate",
     "load_artifact": "classifier",
     "load_traces": "training.datasets",
     "read_features": "features.table",

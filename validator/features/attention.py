@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from validator.errors import ModelError, NoAttentionError, ParameterError
 from validator.features.fallback import replay_calls
@@ -31,7 +31,8 @@ from validator.features.interface_rows import BlockConsumer
 from validator.features.untouched import evaluating
 from validator.types import AttentionRows, LayerAttention
 
-__all__ = ["CapturedForward", "LayerCall", "attention_rows", "captured_forward"]
+__all__ = [
+    "CapturedForward", "LayerCall", "attention_rows", "captured_forward", "repeatable_cache"]
 
 
 class LayerCall(Protocol):
@@ -72,7 +73,7 @@ class CapturedForward:
 
 def captured_forward(
     model: Any, ids: Tensor, *, past: Any = None, keep_logits: int, keep_cache: bool = False,
-    layers: Collection[int] | None = None,
+    keep_windows: bool = False, layers: Collection[int] | None = None,
     consumer: Callable[[], BlockConsumer] | None = None,
 ) -> CapturedForward:
     """Run the model once over right-padded tokens and set aside what its attention was made of.
@@ -84,6 +85,8 @@ def captured_forward(
         past: key-value cache of the tokens before, with batch size B, or None; it is extended.
         keep_logits: K, for how many of the last tokens logits are computed.
         keep_cache: return the key-value cache.
+        keep_windows: return it also where sliding-window layers hold their last keys alone: enough
+            to go on token by token, but not to read rows after it.
         layers: indices of the layers to set aside, or None for all that have attention.
         consumer: makes what takes one layer's attention. Where the weights are plain, they are then
             formed once, for the model and for the consumer; else they are set aside as without.
@@ -101,7 +104,8 @@ def captured_forward(
         calls, consumed, seen, output = _run(model, window, arguments, consumer)
     _require_layers(layers, seen, model)
     hidden = _hidden_states(model, output, [call.layer for call in calls], ids)
-    cache = _shareable(getattr(output, "past_key_values", None)) if keep_cache else None
+    found = getattr(output, "past_key_values", None)
+    cache = found if keep_cache and repeatable_cache(found, keep_windows) else None
     return CapturedForward(calls, start, hidden, output.logits[:, -keep_logits:],
                            output.hidden_states[-1], consumed, cache)
 
@@ -198,7 +202,12 @@ def _hidden_states(
     return {layer: hidden[layer] for layer in layers}
 
 
-def _shareable(cache: Any) -> Any:
-    """The cache if each layer keeps all keys and values and nothing else, or None."""
-    plain = type(cache) is DynamicCache and all(type(x) is DynamicLayer for x in cache.layers)
-    return cache if plain else None
+def repeatable_cache(cache: Any, windows: bool) -> bool:
+    """Whether each layer of the cache keeps all keys and values, and nothing else.
+
+    Args:
+        cache: what a model returned.
+        windows: let sliding-window layers pass, which keep the last keys alone.
+    """
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer) if windows else (DynamicLayer,)
+    return type(cache) is DynamicCache and all(type(layer) in kinds for layer in cache.layers)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,7 +31,10 @@ from validator.features.interface_rows import (
 )
 from validator.features.untouched import implementation
 
-__all__ = ["Consumers", "Window", "interface_calls", "layer_index", "layer_paths"]
+__all__ = [
+    "Consumers", "Recorder", "Window", "interface_calls", "layer_index", "layer_paths", "recording",
+    "served_by_sdpa",
+]
 
 Consumers = dict[int, BlockConsumer]
 """Layer -> what took its attention while the model ran."""
@@ -72,6 +75,26 @@ class Window:
     def wants(self, layer: int) -> bool:
         """Whether the layer's attention is to be set aside."""
         return self.layers is None or layer in self.layers
+
+
+class Recorder(Protocol):
+    """Is shown each call of an attention function while the model runs."""
+
+    @property
+    def paths(self) -> Mapping[int, int]:
+        """From :func:`layer_paths`."""
+
+    @property
+    def sdpa(self) -> bool:
+        """From :func:`served_by_sdpa`."""
+
+    def add(self, call: InterfaceCall, value: Tensor) -> Tensor | None:
+        """Take a call; its output, where it was formed on the way.
+
+        Args:
+            call: the call, with the whole value vectors.
+            value: the same (B, G, T, D) values.
+        """
 
 
 @dataclass
@@ -139,7 +162,7 @@ class _Recorder:
                 "configuration")
 
 
-_active: ContextVar[_Recorder | None] = ContextVar("spectral_validator_recorder", default=None)
+_active: ContextVar[Recorder | None] = ContextVar("spectral_validator_recorder", default=None)
 
 
 def interface_calls(
@@ -161,7 +184,8 @@ def interface_calls(
     """
     if not model._can_set_attn_implementation():
         return [], {}, [], None
-    with _recording(model, window, consumer) as recorder, implementation(model, IMPLEMENTATION):
+    recorder = _Recorder(window, layer_paths(model), served_by_sdpa(model), consumer)
+    with recording(model, recorder):
         output = model(**arguments, output_attentions=False)
     return recorder.calls, recorder.consumed, recorder.seen, output
 
@@ -224,15 +248,18 @@ def _causal_mask(*args: Any, allow_is_causal_skip: bool = True, **options: Any) 
     return mask
 
 
+def served_by_sdpa(model: torch.nn.Module) -> bool:
+    """Whether the architecture's attention is what sdpa computes."""
+    return all(getattr(m, "_supports_sdpa", True) for m in model.modules())
+
+
 @contextmanager
-def _recording(
-    model: Any, window: Window, consumer: Callable[[], BlockConsumer] | None
-) -> Iterator[_Recorder]:
-    sdpa = all(getattr(m, "_supports_sdpa", True) for m in model.modules())
-    recorder = _Recorder(window, layer_paths(model), sdpa, consumer)
+def recording(model: Any, recorder: Recorder) -> Iterator[None]:
+    """Show the recorder every attention call of the model, which computes with its usual kernel."""
     token = _active.set(recorder)
     try:
-        yield recorder
+        with implementation(model, IMPLEMENTATION):
+            yield
     finally:
         _active.reset(token)
 

@@ -18,7 +18,7 @@ from validator.features.reading import Reading, TraceFeatures
 from validator.features.reduction import LayerSums, Request, RowSums, join, reduce_rows
 from validator.features.tokens import TokenScores, token_scores
 
-__all__ = ["Prefix", "extend_prefix", "read_batch"]
+__all__ = ["Prefix", "describe", "extend_prefix", "layer_sums", "like_weights", "read_batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ def extend_prefix(
     before = 0 if prefix is None else len(prefix.ids)
     tokens = torch.tensor([list(ids[before:])], device=model.device)
     past = None if prefix is None else copy.deepcopy(prefix.cache)
-    request = prefix_request(plan, before, len(ids), _like(model))
+    request = prefix_request(plan, before, len(ids), like_weights(model))
     forward = captured_forward(
         model, tokens, past=past, keep_logits=1, keep_cache=True, layers=plan.layers,
         consumer=lambda: RowSums(request, before, len(ids)))
     if forward.cache is None:
         return None
     earlier = prefix.sums if prefix else None
-    return Prefix(tuple(ids), forward.cache, tuple(_layers(forward, earlier, request, plan)))
+    return Prefix(tuple(ids), forward.cache, tuple(layer_sums(forward, earlier, request, plan)))
 
 
 def read_batch(
@@ -74,17 +74,39 @@ def read_batch(
     ids = ids.to(model.device)
     head = plain_head(model)
     keep = 1 if head is not None else total - min(t.prompt_length for t in traces) + 1
-    views = [View.of(t, plan.by_step) for t in traces]
-    like = _like(model)
     # Unless token scores are averaged by the attention, it can be read while the model runs.
-    early = None if plan.attended else request_rows(views, (), plan, start, total, like)
+    early = None if plan.attended else request_rows(
+        [View.of(t, plan.by_step) for t in traces], (), plan, start, total, like_weights(model))
     forward = captured_forward(
         model, ids, past=_past(prefix, len(traces)), keep_logits=keep, layers=plan.layers,
         consumer=None if early is None else lambda: RowSums(early, start, total))
+    return describe(model, forward, traces, prefix.sums if prefix else None, plan, early)
+
+
+def describe(
+    model: Any, forward: CapturedForward, traces: Sequence[EncodedTrace],
+    earlier: tuple[LayerSums, ...] | None, plan: ReadPlan, request: Request | None = None,
+) -> list[list[TraceFeatures]]:
+    """Columns of each trace of a batch that the model has run over.
+
+    Args:
+        model: the model that ran.
+        forward: what it left behind, of tokens padded to the longest trace; logits of the token
+            before each completion and of all that follow, where the model's head is not plain
+            (:func:`validator.features.head.plain_head`). It is read here.
+        traces: those of the batch.
+        earlier: sums over the rows before ``forward.start``, of each layer; None where it is 0.
+        plan: which columns.
+        request: what ``forward.consumed`` was made with, if anything.
+    """
+    total = forward.start + forward.final.shape[1]
+    head = plain_head(model)
+    views = [View.of(t, plan.by_step) for t in traces]
     scores = [_scores(forward, head, i, t, total) for i, t in enumerate(traces)]
-    request = early or request_rows(views, scores, plan, start, total, like)
+    if request is None:
+        request = request_rows(views, scores, plan, forward.start, total, like_weights(model))
     readings = _readings(views, scores, plan)
-    for sums in _layers(forward, prefix.sums if prefix else None, request, plan):
+    for sums in layer_sums(forward, earlier, request, plan):
         for own in readings:
             for reading in own:
                 reading.add(sums)
@@ -101,16 +123,17 @@ def _readings(
     ]
 
 
-def _layers(
+def layer_sums(
     forward: CapturedForward, earlier: tuple[LayerSums, ...] | None, request: Request,
     plan: ReadPlan,
 ) -> Iterator[LayerSums]:
+    """Sums of each layer of a captured forward, which is read, joined to those of rows before."""
     for i, attention in enumerate(attention_rows(forward, plan.layers)):
         taken = cast(RowSums | None, forward.consumed.pop(attention.layer, None))
         yield join(earlier[i] if earlier else None, reduce_rows(attention, request, taken))
 
 
-def _like(model: Any) -> Tensor:
+def like_weights(model: Any) -> Tensor:
     """A tensor of the device and dtype that weights are read in."""
     wide = torch.float64 if model.dtype == torch.float64 else torch.float32
     return torch.empty(0, dtype=wide, device=model.device)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +21,9 @@ from transformers.cache_utils import DynamicLayer
 
 from validator.errors import ContextLengthError, ParameterError
 from validator.features.encoding import common_prefix, max_positions
+from validator.features.generation import plain_generation
 
-__all__ = ["Continuation", "Sampler", "Sampling", "plan_chunks"]
+__all__ = ["Continuation", "Drawing", "Sampler", "Sampling", "plan_chunks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,86 @@ def plan_chunks(lengths: Sequence[int], n: int, batch_size: int) -> list[tuple[i
     ]
 
 
+class Drawing:
+    """Continues token ids as the sampling says, whatever the model's own settings say.
+
+    Args:
+        model: a transformers causal LM.
+        tokenizer: its tokenizer.
+        sampling: how tokens are drawn.
+        stop: strings that end a continuation.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, sampling: Sampling, stop: Sequence[str]) -> None:
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+        self.stop = tuple(stop)
+
+    def draw(self, ids: Tensor, cache: Any, seed: int) -> Tensor:
+        """One continuation of each row; torch's own generators are left as they were.
+
+        Args:
+            ids: (B, P) prompts.
+            cache: keys and values of their first tokens, fewer than P, or None.
+            seed: of torch's generators.
+
+        Returns:
+            (B, K) tokens drawn, padded on the right after a row's end.
+        """
+        accelerators = [self.model.device] if self.model.device.type == "cuda" else []
+        with (torch.random.fork_rng(devices=accelerators), torch.inference_mode(),
+              plain_generation(self.model)):
+            torch.manual_seed(seed)
+            output: Tensor = self.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache,
+                tokenizer=self.tokenizer, generation_config=self._configuration())
+        return output[:, ids.shape[1] :]
+
+    def seed(self, prompts: Sequence[Sequence[int]]) -> int:
+        """A seed of the sampling's seed and the prompts' token ids."""
+        key = repr((self.sampling.seed, [list(p) for p in prompts])).encode()
+        return int.from_bytes(hashlib.sha256(key).digest()[:4])
+
+    def continuation(self, row: Tensor) -> Continuation:
+        """What (K,) drawn tokens say, up to where they end."""
+        ends = self._configuration().eos_token_id
+        stops = set(ends if isinstance(ends, list) else [ends])
+        kept: list[int] = []
+        for token in row.tolist():
+            if token in stops:
+                text = self.tokenizer.decode(kept, skip_special_tokens=True)
+                return Continuation(self._cut(text)[0], True, len(kept) + 1)
+            kept.append(token)
+            if self.stop and any(s in self.tokenizer.decode(kept[-8:]) for s in self.stop):
+                break
+        text, stopped = self._cut(self.tokenizer.decode(kept, skip_special_tokens=True))
+        return Continuation(text, stopped, len(kept))
+
+    def require_room(self, longest: int) -> None:
+        """Raise ContextLengthError where a prompt of so many tokens leaves too few positions."""
+        limit, new = max_positions(self.model.config), self.sampling.max_new_tokens
+        if limit is not None and longest + new > limit:
+            raise ContextLengthError(
+                f"the longest prompt and {new} new tokens make {longest + new} tokens, the model "
+                f"has positions for {limit}; lower max_new_tokens")
+
+    def _configuration(self) -> GenerationConfig:
+        s = self.sampling
+        drawing = {"do_sample": True, "temperature": s.temperature, "top_p": s.top_p, "top_k": 0}
+        config = self.model.generation_config
+        end = config.eos_token_id if config.eos_token_id is not None else (
+            self.tokenizer.eos_token_id)
+        pad = self.tokenizer.pad_token_id
+        first_end = end[0] if isinstance(end, list) else end
+        return GenerationConfig(
+            max_new_tokens=s.max_new_tokens, eos_token_id=end, bos_token_id=config.bos_token_id,
+            pad_token_id=first_end if pad is None else pad, stop_strings=list(self.stop) or None,
+            **(drawing if s.temperature > 0 else {"do_sample": False}))
+
+    def _cut(self, text: str) -> tuple[str, bool]:
+        places = [text.find(s) for s in self.stop if s in text]
+        return (text[: min(places)], True) if places else (text, False)
+
+
 class Sampler:
     """Draws continuations of a fixed list of prompts, chunk by chunk, reproducibly.
 
@@ -103,11 +183,13 @@ class Sampler:
 
     def __init__(self, model: Any, tokenizer: Any, prompts: Sequence[str], sampling: Sampling,
                  stop: Sequence[str]) -> None:
-        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
-        self.stop = tuple(stop)
+        if not prompts:
+            raise ParameterError("no prompts to continue; give at least one")
+        self.model, self.sampling = model, sampling
+        self.drawing = Drawing(model, tokenizer, sampling, stop)
         self.ids = [tokenizer(p)["input_ids"] for p in prompts]
-        self._require_room()
         lengths = [len(i) for i in self.ids]
+        self.drawing.require_room(max(lengths))
         self.chunks = plan_chunks(lengths, sampling.n, sampling.batch_size)
         self._prefix = self.ids[0][: min(common_prefix(self.ids), min(lengths) - 1)]
         self._cache = self._read_prefix() if self._prefix else None
@@ -116,17 +198,11 @@ class Sampler:
     def draw(self, chunk: Sequence[int]) -> list[list[Continuation]]:
         """N continuations of each prompt of a chunk, in its order."""
         prompts = torch.tensor([self.ids[i] for i in chunk], device=self.model.device)
-        n, configuration = self.sampling.n, self._configuration()
-        repeated = prompts.repeat_interleave(n, 0)
-        accelerators = [self.model.device] if self.model.device.type == "cuda" else []
-        with (torch.random.fork_rng(devices=accelerators), torch.inference_mode(),
-              _plain_generation(self.model)):
-            torch.manual_seed(self._seed(chunk))
-            output = self.model.generate(
-                input_ids=repeated, attention_mask=torch.ones_like(repeated),
-                past_key_values=self._read_prompts(prompts), tokenizer=self.tokenizer,
-                generation_config=configuration)
-        drawn = [self._continuation(row) for row in output[:, prompts.shape[1] :]]
+        n = self.sampling.n
+        output = self.drawing.draw(
+            prompts.repeat_interleave(n, 0), self._read_prompts(prompts),
+            self.drawing.seed([self.ids[i] for i in chunk]))
+        drawn = [self.drawing.continuation(row) for row in output]
         return [drawn[i : i + n] for i in range(0, len(drawn), n)]
 
     def _read_prefix(self) -> Any:
@@ -144,66 +220,7 @@ class Sampler:
         cache.batch_repeat_interleave(len(prompts))
         rest = prompts[:, len(self._prefix) : -1]
         if rest.shape[1]:
-            self.model(input_ids=rest, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            with torch.inference_mode():
+                self.model(input_ids=rest, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(self.sampling.n)
         return cache
-
-    def _configuration(self) -> GenerationConfig:
-        s = self.sampling
-        drawing = {"do_sample": True, "temperature": s.temperature, "top_p": s.top_p, "top_k": 0}
-        config = self.model.generation_config
-        end = config.eos_token_id if config.eos_token_id is not None else (
-            self.tokenizer.eos_token_id)
-        pad = self.tokenizer.pad_token_id
-        first_end = end[0] if isinstance(end, list) else end
-        return GenerationConfig(
-            max_new_tokens=s.max_new_tokens, eos_token_id=end, bos_token_id=config.bos_token_id,
-            pad_token_id=first_end if pad is None else pad, stop_strings=list(self.stop),
-            **(drawing if s.temperature > 0 else {"do_sample": False}))
-
-    def _continuation(self, row: Tensor) -> Continuation:
-        ends = self._configuration().eos_token_id
-        stops = set(ends if isinstance(ends, list) else [ends])
-        kept: list[int] = []
-        for token in row.tolist():
-            if token in stops:
-                text = self.tokenizer.decode(kept, skip_special_tokens=True)
-                return Continuation(self._cut(text)[0], True, len(kept) + 1)
-            kept.append(token)
-            if self.stop and any(s in self.tokenizer.decode(kept[-8:]) for s in self.stop):
-                break
-        text, stopped = self._cut(self.tokenizer.decode(kept, skip_special_tokens=True))
-        return Continuation(text, stopped, len(kept))
-
-    def _cut(self, text: str) -> tuple[str, bool]:
-        places = [text.find(s) for s in self.stop if s in text]
-        return (text[: min(places)], True) if places else (text, False)
-
-    def _seed(self, chunk: Sequence[int]) -> int:
-        key = repr((self.sampling.seed, [self.ids[i] for i in chunk])).encode()
-        return int.from_bytes(hashlib.sha256(key).digest()[:4])
-
-    def _require_room(self) -> None:
-        if not self.ids:
-            raise ParameterError("no prompts to continue; give at least one")
-        limit = max_positions(self.model.config)
-        longest = max(len(i) for i in self.ids) + self.sampling.max_new_tokens
-        if limit is not None and longest > limit:
-            raise ContextLengthError(
-                f"the longest prompt and {self.sampling.max_new_tokens} new tokens make {longest} "
-                f"tokens, the model has positions for {limit}; lower max_new_tokens")
-
-
-@contextmanager
-def _plain_generation(model: Any) -> Iterator[None]:
-    """``generate`` fills what it is not told from the model's own generation settings.
-
-    A repetition penalty or suppressed tokens from there would shape the samples without standing
-    in the manifest.
-    """
-    kept = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = kept

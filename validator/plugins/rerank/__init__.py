@@ -12,6 +12,7 @@ from validator.plugins.rerank.candidates import prompt_candidates, read_candidat
 from validator.plugins.rerank.choose import RULES, Choice, Rule, choose, rank
 
 if TYPE_CHECKING:
+    from validator.plugins.rerank.generate import Generation, generate_best_of_n, sample_and_read
     from validator.plugins.rerank.stream import (
         VALIDITY,
         Candidate,
@@ -26,19 +27,23 @@ __all__ = [
     "VALIDITY",
     "Candidate",
     "Choice",
+    "Generation",
     "Reranked",
     "Reranker",
     "Rule",
     "choose",
+    "generate_best_of_n",
     "make_validator",
     "prompt_candidates",
     "rank",
     "read_candidates",
     "rerank",
+    "sample_and_read",
 ]
 
 _HOMES = dict.fromkeys(
-    ("VALIDITY", "Candidate", "Reranked", "Reranker", "make_validator", "rerank"), "stream")
+    ("VALIDITY", "Candidate", "Reranked", "Reranker", "make_validator", "rerank"), "stream",
+) | dict.fromkeys(("Generation", "generate_best_of_n", "sample_and_read"), "generate")
 
 
 def __getattr__(name: str) -> Any:

@@ -156,7 +156,7 @@ class Reranker:
     def _scored(self, batch: Sequence[Trace]) -> list[Candidate]:
         scores, reasons = self._by_position(batch)
         extra = {name: [float(v) for v in score(batch)] for name, score in self.extra.items()}
-        return [self._candidate(t, scores.get(i), reasons.get(i),
+        return [self.candidate(t, scores.get(i), reasons.get(i),
                                 {name: values[i] for name, values in extra.items()})
                 for i, t in enumerate(batch)]
 
@@ -170,10 +170,11 @@ class Reranker:
                 for i, r in reasons.items()}
         return {int(i): s for i, s in scores.items()}, said
 
-    def _candidate(
+    def candidate(
         self, trace: Trace, found: ValidityScore | None, reason: str | None,
         extra: Mapping[str, float] = MappingProxyType({}),
     ) -> Candidate:
+        """What is kept of a candidate that was scored, or that could not be for a reason."""
         answer = trace.answer
         if answer is None and trace.status != "unparsed":
             answer = parse_answer(trace.completion, self.answer_style)
