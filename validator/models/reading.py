@@ -80,10 +80,18 @@ def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         )
     except Exception as error:  # tokenizers raises bare Exception on a malformed file
         raise ModelError(f"{folder} has no readable tokenizer: {error}") from error
-    if len(tokenizer) == 0 or not tokenizer.encode("a", add_special_tokens=False):
+    if len(tokenizer) == 0 or _is_mute(tokenizer):
         raise ModelError(f"the tokenizer in {folder} turns text into no tokens: are its files "
                          "(tokenizer.json or tokenizer.model) missing?")
     return tokenizer
+
+
+def _is_mute(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether text becomes no tokens; one that refuses a word it does not know is not mute."""
+    try:
+        return not tokenizer.encode("a", add_special_tokens=False)
+    except Exception as error:  # tokenizers raises bare Exception for a word without a token
+        return "UNK" not in str(error)
 
 
 def _require_all_weights(folder: Path, info: dict[str, set[object]]) -> None:

@@ -14,8 +14,8 @@ from validator.report.plots import ACCENT, BAD, INK, MUTED, figure_of, svg_of
 
 __all__ = ["selection_plot", "write_rerank_page"]
 
-SHOWN = (1, 2, 4, 8, 16)
-"""Numbers of answers of the table."""
+SHOWN = (1, 4, 8, 16)
+"""Numbers of answers of the table; more columns would not fit."""
 DRAWN = ("majority vote", "best of N by mean_logprob", "best of N by surface",
          "vote weighted by P(valid)", "oracle")
 """Curves beside the learned score's, those of them that are there."""
