@@ -1,0 +1,92 @@
+"""Small reference models that learn a tunnel of evidence from its sequences alone.
+
+The targets are the symbols that were drawn, never a posterior: whatever a model knows of the
+posterior it found out. Labels are only where the next symbol is asked for: a bijection's values
+after their keys, an HMM's observations, a SULA prompt's labels and answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from validator.types import Progress
+from validator.windtunnels.controls import PositionMLP
+from validator.windtunnels.evidence import EvidenceTunnel
+from validator.windtunnels.symbols import symbol_tokenizer
+from validator.windtunnels.training import TrainingRun, train_reference
+
+__all__ = ["control_model", "reference_model", "save_reference", "train_bayes"]
+
+WARMUP = 200
+"""Steps over which the learning rate rises."""
+
+
+def reference_model(
+    tunnel: EvidenceTunnel, style: str, *, seed: int, layers: int = 2, width: int = 64,
+    heads: int = 2,
+) -> Any:
+    """An untrained Llama-shaped model over the symbols of a token style.
+
+    Args:
+        tunnel: whose symbols it reads.
+        style: a token style of it.
+        seed: decides the initial weights; torch's own random state is left as it was.
+        layers: decoder layers.
+        width: D of the hidden states; a multiple of twice the heads.
+        heads: attention heads of each layer, with as many key-value heads.
+    """
+    config = LlamaConfig(
+        vocab_size=len(symbol_tokenizer(tunnel.symbols(style))), hidden_size=width,
+        intermediate_size=4 * round(2 * width / 3), num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=512,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def control_model(tunnel: EvidenceTunnel, style: str, length: int, *, seed: int) -> PositionMLP:
+    """An untrained model of about as many parameters without attention.
+
+    Args:
+        tunnel: whose symbols it reads.
+        style: a token style of it.
+        length: most symbols of a sequence, the begin-of-sequence symbol included.
+        seed: decides the initial weights.
+    """
+    return PositionMLP(len(symbol_tokenizer(tunnel.symbols(style))), length, seed=seed)
+
+
+def train_bayes(
+    tunnel: EvidenceTunnel,
+    style: str,
+    model: Any,
+    *,
+    seed: int,
+    max_steps: int,
+    learning_rate: float = 3e-3,
+    budget_seconds: float | None = None,
+    held_out: Collection[str] = (),
+    progress: Progress | None = None,
+) -> TrainingRun:
+    """:func:`.training.train_reference` with a learning rate that falls to 0.
+
+    With a tenth of the rate left at the end, weights still move about by as much as the last digit
+    of the entropy error. The arguments are those of that function; ``held_out`` should stay empty
+    for tunnels with few problems, e.g. SULA's 2 V^k.
+    """
+    return train_reference(
+        tunnel, style, model, seed=seed, max_steps=max_steps, learning_rate=learning_rate,
+        budget_seconds=budget_seconds, held_out=held_out, progress=progress, warmup=WARMUP,
+        final_rate=0.0)
+
+
+def save_reference(model: Any, tunnel: EvidenceTunnel, style: str, folder: Path) -> None:
+    """Write a model and its tokenizer where :func:`validator.models.loading.load_model` reads."""
+    model.save_pretrained(folder)
+    symbol_tokenizer(tunnel.symbols(style)).save_pretrained(folder)
