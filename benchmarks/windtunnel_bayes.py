@@ -2,9 +2,13 @@
 
     python -m benchmarks.windtunnel_bayes bijection-10 --folder runs/bijection-10
 
-trains the named subject's reference model where the folder has none, then measures it and a control
-without attention on problems that neither was trained on, and adds the result to the file of
+trains the named subject's reference model where the folder has none, then measures it and two
+controls without attention on problems that none was trained on, and adds the result to the file of
 results. CPU seconds are those of one thread.
+
+    python -m benchmarks.windtunnel_bayes sula --in-context smollm2-135m-instruct --problems 30
+
+measures a model that was never trained on the tunnel, in context, on its style ``text``.
 """
 
 from __future__ import annotations
@@ -15,14 +19,13 @@ import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
 
-from validator.models.loading import LoadedModel
+from validator.models.loading import LoadedModel, load_model
 from validator.windtunnels.bayes_training import (
     control_model,
     reference_model,
@@ -44,6 +47,7 @@ from validator.windtunnels.sula import SulaTunnel
 from validator.windtunnels.symbols import symbol_tokenizer
 
 TEST_SEED = 1_000_000
+SEES: tuple[Literal["last", "all"], ...] = ("last", "all")
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,12 @@ class Subject:
 
 
 SUBJECTS = {
-    "bijection-10": Subject(BijectionTunnel(10), "pairs", 6000),
-    "bijection-20": Subject(BijectionTunnel(20), "pairs", 5000),
-    "bijection-10-repeat": Subject(BijectionTunnel(10, repeat=True), "pairs", 3000),
+    "bijection-10": Subject(BijectionTunnel(10), "pairs", 15_000),
+    "bijection-20": Subject(BijectionTunnel(20), "pairs", 10_000),
+    "bijection-10-repeat": Subject(BijectionTunnel(10, repeat=True), "pairs", 5000),
     "hmm-fixed": Subject(HMMTunnel(), "symbols", 1000),
     "hmm-banded": Subject(HMMTunnel(banded=True), "symbols", 1000),
-    "hmm-given": Subject(HMMTunnel(3, 3, given=True, levels=10), "symbols", 3500),
+    "hmm-given": Subject(HMMTunnel(3, 3, given=True, levels=10), "symbols", 10_000),
     "sula": Subject(SulaTunnel(), "answer", 1500, hold_out=False),
 }
 
@@ -74,6 +78,11 @@ def main() -> None:
     subject = SUBJECTS[args.subject]
     rng = np.random.default_rng(TEST_SEED)
     problems = [subject.tunnel.sample(rng) for _ in range(args.problems)]
+    if args.in_context is not None:
+        report = measure_entropy(load_model(args.in_context), subject.tunnel, problems, "text")
+        _add(args.output, f"{args.subject}, {args.in_context}", report.to_json())
+        print(report.overall, report.curve_mae_bits, report.interval)
+        return
     result: dict[str, Any] = {"seed": args.seed, "steps": args.steps or subject.steps}
     record = args.folder / "training.json"
     if not (args.folder / "config.json").is_file():
@@ -82,15 +91,14 @@ def main() -> None:
     result |= json.loads(record.read_text(encoding="utf-8"))
     if args.train_only:
         return
-    model = _loaded(AutoModelForCausalLM.from_pretrained(args.folder, use_safetensors=True),
-                    subject, args.subject)
+    model = load_model(args.folder)
     result["model"] = measure_entropy(model, subject.tunnel, problems, subject.style).to_json()
     result["geometry"] = _geometry(model, subject, problems[:args.geometry_problems], args.seed)
-    result["control"] = _control(subject, problems, args)
+    for sees in SEES:
+        result[f"control_{sees}"] = _control(subject, problems, args, sees)
     _add(args.output, args.subject, result)
-    for name in ("model", "control"):
-        print(args.subject, name, result[name]["overall"], result[name]["curve_mae_bits"],
-              result[name]["interval"])
+    for name in ("model", *(f"control_{sees}" for sees in SEES)):
+        print(args.subject, name, result[name]["overall"], result[name]["interval"])
 
 
 def _train(subject: Subject, problems: list[Problem], args: argparse.Namespace) -> dict[str, Any]:
@@ -105,11 +113,12 @@ def _train(subject: Subject, problems: list[Problem], args: argparse.Namespace) 
             "last_loss_nats": float(np.mean(run.losses[-100:]))}
 
 
-def _control(subject: Subject, problems: list[Problem], args: argparse.Namespace
-             ) -> dict[str, Any]:
+def _control(subject: Subject, problems: list[Problem], args: argparse.Namespace,
+             sees: Literal["last", "all"]) -> dict[str, Any]:
     """The MLP, trained for as many steps unless told otherwise, beside its own training."""
     example = subject.tunnel.token_batch(np.random.default_rng(0), 1, subject.style)
-    control = control_model(subject.tunnel, subject.style, example.ids.shape[1], seed=args.seed)
+    control = control_model(subject.tunnel, subject.style, example.ids.shape[1], sees=sees,
+                            seed=args.seed)
     run = train_bayes(
         subject.tunnel, subject.style, control, seed=args.seed, learning_rate=1e-3,
         max_steps=args.control_steps or subject.steps,
@@ -162,7 +171,8 @@ def _progress(done: int, total: int) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("subject", choices=SUBJECTS)
-    parser.add_argument("--folder", type=Path, required=True, help="of the trained model")
+    parser.add_argument("--folder", type=Path, help="of the trained model")
+    parser.add_argument("--in-context", metavar="MODEL", help="measure this model, train none")
     parser.add_argument("--steps", type=int, help="batches of 64; by default the subject's")
     parser.add_argument("--control-steps", type=int, help="of the MLP; by default the same")
     parser.add_argument("--budget", type=float, help="CPU seconds of training at most")
@@ -172,7 +182,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--output", type=Path,
                         default=Path("benchmarks/results/windtunnel_bayes.json"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.folder is None) == (args.in_context is None):
+        parser.error("give --folder or --in-context")
+    return args
 
 
 if __name__ == "__main__":

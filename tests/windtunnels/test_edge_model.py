@@ -24,7 +24,6 @@ from validator.windtunnels.edge_model import (
     symbol_parts,
     trained_parameters,
 )
-from validator.windtunnels.head_roles import RoleRecord, head_roles
 from validator.windtunnels.symbols import symbol_tokenizer
 from validator.windtunnels.training import train_reference
 from validator.windtunnels.tree import TreePathTunnel
@@ -43,10 +42,10 @@ def tiny(seed: int = 0) -> Any:
 
 
 def test_parts_of_symbols() -> None:
-    assert symbol_parts("13>25") == ("13>", ">25")
-    assert symbol_parts("13<25") == ("13<", "<25")
-    assert symbol_parts("root=13") == ("root=", "=13")
-    assert symbol_parts("<pad>") == ("<pad>", "")
+    assert symbol_parts("13>25") == ("13", ">", "25")
+    assert symbol_parts("13<25") == ("13", "<", "25")
+    assert symbol_parts("root=13") == ("root", "=", "13")
+    assert symbol_parts("<pad>") == ("<pad>", "", "")
 
 
 def test_edges_with_an_end_in_common_share_half_their_embedding() -> None:
@@ -56,6 +55,8 @@ def test_edges_with_an_end_in_common_share_half_their_embedding() -> None:
     assert torch.equal(a[:8], b[:8])
     assert torch.equal(a[8:], c[8:])
     assert not torch.isclose(a, up).any()
+    d, down = (table[ids(s)] for s in ("17<18", "17>18"))
+    torch.testing.assert_close(up - a, d - down)  # the sign, whatever the nodes
     assert len({tuple(row.tolist()) for row in table}) == len(table)
 
 
@@ -164,27 +165,3 @@ def test_answers_are_judged_in_the_order_of_the_problems() -> None:
 def test_a_width_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(ParameterError, match="multiple of 3 heads"):
         edge_model(SYMBOLS, seed=0, width=16, heads=3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("nodes", [(8, 16), (8, 32)])
-def test_the_paper_model_finds_the_path_in_every_unseen_tree(nodes: tuple[int, int]) -> None:
-    """Arxiv 2508.08222: one layer, two heads, each stage with a head of its own."""
-    tunnel = TreePathTunnel(nodes=nodes)
-    tokenizer = symbol_tokenizer(tunnel.symbols("edges"))
-    test = problems(2000, tunnel, 10**6)
-    model = edge_model(tunnel.symbols("edges"), seed=0)
-    record = RoleRecord(model, tokenizer, tunnel, test[:100], "edges")
-    run = train_reference(
-        tunnel, "edges", model, seed=0, max_steps=STEPS, held_out={p.id for p in test},
-        checkpoints=[0, STEPS], save=record)
-    assert run.cpu_seconds < 60
-    answers = greedy_answers(model, tokenizer, tunnel, test, "edges")
-    assert exact_accuracy(answers) >= 0.99
-    roles = head_roles(baked(model), tokenizer, tunnel, test[:300], "edges")
-    assert roles.best("backward", "edge").value >= 0.9
-    assert roles.best("forward", "own").value >= 0.9
-    assert record.history("backward", "edge")[0] < 0.3
-
-
-STEPS = 1500

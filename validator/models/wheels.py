@@ -89,11 +89,14 @@ def _watch(
 def _downloaded(folder: Path) -> int:
     # pip copies a finished wheel from its temporary folder: count each name once.
     sizes: dict[str, int] = {}
-    for path in folder.rglob("*.whl"):
-        try:
-            sizes[path.name] = max(sizes.get(path.name, 0), path.stat().st_size)
-        except FileNotFoundError:
-            continue  # pip removed it between the listing and the look
+    for place, _, names in os.walk(folder):  # which passes over folders that pip has removed
+        for name in names:
+            if not name.endswith(".whl"):
+                continue
+            try:
+                sizes[name] = max(sizes.get(name, 0), Path(place, name).stat().st_size)
+            except FileNotFoundError:
+                continue  # pip removed it between the listing and the look
     return sum(sizes.values())
 
 

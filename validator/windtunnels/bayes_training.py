@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -24,6 +24,9 @@ __all__ = ["control_model", "reference_model", "save_reference", "train_bayes"]
 
 WARMUP = 200
 """Steps over which the learning rate rises."""
+SPREAD = 0.1
+"""Standard deviation of the first weights. The 0.02 of large models is slow at this width: after
+1,500 steps the entropy error of a bijection is a fifth larger."""
 
 
 def reference_model(
@@ -42,24 +45,28 @@ def reference_model(
     """
     config = LlamaConfig(
         vocab_size=len(symbol_tokenizer(tunnel.symbols(style))), hidden_size=width,
-        intermediate_size=4 * round(2 * width / 3), num_hidden_layers=layers,
+        intermediate_size=width, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=512,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
+        initializer_range=SPREAD)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
 
 
-def control_model(tunnel: EvidenceTunnel, style: str, length: int, *, seed: int) -> PositionMLP:
+def control_model(
+    tunnel: EvidenceTunnel, style: str, length: int, *, sees: Literal["last", "all"], seed: int
+) -> PositionMLP:
     """An untrained model of about as many parameters without attention.
 
     Args:
         tunnel: whose symbols it reads.
         style: a token style of it.
         length: most symbols of a sequence, the begin-of-sequence symbol included.
+        sees: what it is shown at each position, see :class:`.controls.PositionMLP`.
         seed: decides the initial weights.
     """
-    return PositionMLP(len(symbol_tokenizer(tunnel.symbols(style))), length, seed=seed)
+    return PositionMLP(len(symbol_tokenizer(tunnel.symbols(style))), length, sees=sees, seed=seed)
 
 
 def train_bayes(

@@ -1,9 +1,10 @@
 """The one-layer model of edges as tokens, its embeddings put together from those of their ends.
 
-A token ``13>25`` has the embedding [a(13>); b(>25)]: half of it for where the edge is left and half
-for where it leads, as the columns of arXiv 2508.08222 hold a parent and a child. So a few tens of
-vectors embed thousands of edges, and what is learned of a node holds for all its edges. Baked, each
-edge has a row of a plain table, and the model is a GPT-2 checkpoint like any other.
+A token ``13>25`` has the embedding [n(13) + a(>); n(25) + b(>)]: half of it for where the edge is
+left and half for where it leads, as the columns of arXiv 2508.08222 hold a parent and a child. So a
+few tens of vectors embed thousands of edges, and what is learned of a node holds for all its edges,
+whichever way they are walked. Baked, each edge has a row of a plain table, and the model is a GPT-2
+checkpoint like any other.
 """
 
 from __future__ import annotations
@@ -63,14 +64,14 @@ def edge_model(
     return model.eval()
 
 
-def symbol_parts(symbol: str) -> tuple[str, str]:
-    """The two ends: ``13>25`` is ``13>`` and ``>25``; what is no edge is whole and nothing."""
+def symbol_parts(symbol: str) -> tuple[str, str, str]:
+    """Where an edge is left, its sign, where it leads; what is no edge is whole, without sign."""
     match = re.fullmatch(r"(\w+)([<>=])(\w+)", symbol)
-    return (symbol, "") if match is None else (match[1] + match[2], match[2] + match[3])
+    return (symbol, "", "") if match is None else (match[1], match[2], match[3])
 
 
 class ComposedTable(nn.Module):
-    """An embedding table or an output layer whose rows are two halves, shared among the symbols.
+    """An embedding table or an output layer, its rows composed of vectors of nodes and of signs.
 
     Args:
         words: (V,) symbols in the order of their ids.
@@ -79,32 +80,36 @@ class ComposedTable(nn.Module):
         head: take states and give logits; else take ids and give embeddings.
     """
 
-    left: Tensor
-    right: Tensor
-    left_of: Tensor
-    right_of: Tensor
+    place: Tensor
+    """(V, 4) of each symbol the rows of its two ends and of its sign at either end."""
 
     def __init__(self, words: Sequence[str], width: int, scale: float, *, head: bool) -> None:
         super().__init__()
         self.head = head
-        for name, parts in zip(
-                ("left", "right"), zip(*map(symbol_parts, words), strict=True), strict=True):
-            place = {part: i for i, part in enumerate(dict.fromkeys(parts))}
-            half = nn.Parameter(torch.randn(len(place), width // 2) * scale)
-            setattr(self, name, half)
-            index = torch.tensor([place[part] for part in parts])
-            self.register_buffer(f"{name}_of", index, persistent=False)
+        parts = [symbol_parts(word) for word in words]
+        ends = {end: i for i, end in enumerate(dict.fromkeys(
+            end for left, _, right in parts for end in (left, right)))}
+        signs = {sign: i for i, sign in enumerate(dict.fromkeys(sign for _, sign, _ in parts))}
+        self.ends = nn.Parameter(torch.randn(len(ends), width // 2) * scale)
+        self.signs = nn.Parameter(torch.randn(2 * len(signs), width // 2) * scale)
+        place = [(ends[left], ends[right], 2 * signs[sign], 2 * signs[sign] + 1)
+                 for left, sign, right in parts]
+        self.register_buffer("place", torch.tensor(place), persistent=False)
 
     @property
     def weight(self) -> Tensor:
         """(V, D) the table."""
-        return torch.cat([self.left[self.left_of], self.right[self.right_of]], 1)
+        return self._rows(self.place)
+
+    def _rows(self, place: Tensor) -> Tensor:
+        halves = self.ends[place[..., :2]] + self.signs[place[..., 2:]]
+        return halves.flatten(-2)
 
     def forward(self, given: Tensor) -> Tensor:
         """(..., D) embeddings of (...) ids, or (..., V) logits of (..., D) states."""
         if self.head:
             return functional.linear(given, self.weight)
-        return torch.cat([self.left[self.left_of[given]], self.right[self.right_of[given]]], -1)
+        return self._rows(self.place[given])
 
 
 def baked(model: Any) -> GPT2LMHeadModel:

@@ -57,6 +57,9 @@ class EntropyReport:
     curve_mae_bits: float
     """Mean over positions of |mean model entropy - mean posterior entropy|: errors of either sign
     cancel inside a position. The figure that arXiv 2512.22471 and its peers publish."""
+    position_mae_bits: float
+    """Mean over queries of |posterior entropy - its mean at that position|: the error of knowing
+    how much evidence came and not what it was. 0 where position alone decides the entropy."""
     interval: tuple[float, float]
     """Of the mean absolute entropy error, 95%: problems resampled 1,000 times."""
     problems: int
@@ -64,6 +67,7 @@ class EntropyReport:
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, positions as strings."""
         return {"problems": self.problems, "curve_mae_bits": self.curve_mae_bits,
+                "position_mae_bits": self.position_mae_bits,
                 "interval": list(self.interval), "overall": _plain(self.overall),
                 "by_position": {str(k): _plain(v) for k, v in self.by_position.items()}}
 
@@ -238,8 +242,9 @@ def _report(rows: Floats, owners: NDArray[Any], seed: int) -> EntropyReport:
     draws = np.random.default_rng(seed).integers(count, size=(1000, count))
     means = sums[draws].sum(1) / sizes[draws].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return EntropyReport(_mean(rows), by_position, float(np.mean(gaps)), (float(low), float(high)),
-                         count)
+    usual = np.array([by_position[int(p)].posterior_entropy for p in rows[:, 0]])
+    return EntropyReport(_mean(rows), by_position, float(np.mean(gaps)),
+                         float(np.abs(rows[:, 1] - usual).mean()), (float(low), float(high)), count)
 
 
 def _mean(rows: Floats) -> PositionEntropy:

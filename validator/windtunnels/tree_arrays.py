@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from validator.windtunnels.contract import TokenBatch
 
-__all__ = ["Piece", "TreeArrays", "pack", "sample_trees", "tree_keys"]
+__all__ = ["Piece", "TreeArrays", "mix64", "pack", "sample_trees", "tree_keys"]
 
 Ints = NDArray[np.int64]
 
@@ -125,13 +125,14 @@ def tree_keys(edges: Ints, root: Ints, goal: Ints) -> NDArray[np.uint64]:
         goal: (N,).
     """
     present = edges[..., 0] >= 0
-    mixed = _mix(edges[..., 0] * 256 + edges[..., 1] + 1)
+    mixed = mix64(edges[..., 0] * 256 + edges[..., 1] + 1)
     total = np.where(present, mixed, np.uint64(0)).sum(1, dtype=np.uint64)
-    ends: NDArray[np.uint64] = _mix(65536 + root) + _mix(131072 + goal)
+    ends: NDArray[np.uint64] = mix64(65536 + root) + mix64(131072 + goal)
     return np.asarray(total + ends, dtype=np.uint64)
 
 
-def _mix(numbers: Ints) -> NDArray[np.uint64]:
+def mix64(numbers: Ints) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64: one to one, and no bit of it tells of a neighbour's."""
     z = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
