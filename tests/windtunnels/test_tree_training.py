@@ -91,6 +91,5 @@ def test_without_the_chain_of_thought_one_layer_falls_short() -> None:
 
 
 @pytest.mark.slow
-def test_nodes_as_tokens_take_two_layers() -> None:
-    assert exact_accuracy(trained(SMALL, "flat", 1000)[1]) >= 0.99
-    assert exact_accuracy(trained(SMALL, "flat", 1000, layers=1)[1]) < 0.5
+def test_nodes_as_tokens_are_not_walked_by_one_layer() -> None:
+    assert exact_accuracy(trained(SMALL, "flat", 300, layers=1)[1]) < 0.5

@@ -17,8 +17,9 @@ from validator.windtunnels.training import BatchSource, TrainingRun, train_refer
 
 __all__ = ["StageTunnel", "path_model", "save_path_model", "train_paths"]
 
-SPREAD = 0.1
-"""Standard deviation of the first weights of the Llama-shaped model."""
+SPREAD = 0.02
+"""Standard deviation of the first weights of the Llama-shaped model. A larger one is slow at
+finding the node before: after 400 steps 0.1 gives 4% of the paths, 0.02 gives 56%."""
 RATES = {"edges": 3e-3, "flat": 2e-3}
 """Highest learning rate by style."""
 
