@@ -56,7 +56,5 @@ def token_scores(logits: Tensor, targets: Tensor) -> TokenScores:
 def baselines(scores: TokenScores, prompt_length: int) -> NDArray[np.float64]:
     """Values of :data:`validator.columns.BASELINES`, in that order."""
     surprisal = scores.surprisal.double()
-    return np.array([
-        prompt_length, len(surprisal), -surprisal.mean(), -surprisal.max(),
-        scores.entropy.double().mean(),
-    ])
+    found = torch.stack([-surprisal.mean(), -surprisal.max(), scores.entropy.double().mean()])
+    return np.array([prompt_length, len(surprisal), *found.cpu().numpy()])
