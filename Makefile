@@ -2,11 +2,14 @@
 #
 # INSTALL=editable  tests the checkout (default)
 # INSTALL=wheel     tests the built wheel, installed as a user would install it
+# WORKERS=2         processes that run tests side by side
 
 PYTHON ?= python3
 VENV ?= .venv
 INSTALL ?= editable
 PYTEST_ARGS ?=
+WORKERS ?= 2
+SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 MODEL := smollm2-135m-instruct
 
 BIN := $(VENV)/bin
@@ -36,10 +39,10 @@ demo: $(if $(wildcard $(STAMP)),$(STAMP),$(RUNTIME))  ## the demonstration; inst
 
 # The checkout must not shadow an installed wheel, in this process or in one that a test starts.
 test: $(STAMP) model  ## every test, fast and slow
-	PYTHONSAFEPATH=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 fast: $(STAMP)  ## the tests that need neither minutes nor a model
-	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -m 'not slow and not model' $(PYTEST_ARGS)
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow and not model' $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff, and the layering rules
 	$(BIN)/ruff check .

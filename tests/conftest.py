@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from tiny_models import byte_tokenizer, tiny_model
 from transformers import PreTrainedTokenizerFast
 
@@ -18,11 +20,30 @@ torch.set_num_threads(1)  # tiny models gain nothing from more, and stall where 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+LONGEST = (
+    "test_readme.py", "test_endpoint_server.py", "test_checkpoint_guides.py",
+    "test_lm_eval_command.py", "test_real_model.py")
+"""Files that are begun first where several processes share the tests, a file each at a time."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, all else as it was: no process is left alone with one at the end."""
+    order = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+@pytest.fixture(scope="session")
+def lm_eval_lock(tmp_path_factory: pytest.TempPathFactory) -> FileLock:
+    """Held by tests that install tasks into lm-eval, which all processes share."""
+    return FileLock(tmp_path_factory.getbasetemp().parent / "lm-eval.lock")
+
+
 @pytest.fixture(autouse=True)
 def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Two threads for tests that run the real model."""
+    """Two threads for tests that run the real model, unless another process has tests as well."""
     real = request.node.get_closest_marker("model") is not None
-    torch.set_num_threads(2 if real else 1)
+    torch.set_num_threads(2 if real and "PYTEST_XDIST_WORKER" not in os.environ else 1)
     yield
     torch.set_num_threads(1)
 

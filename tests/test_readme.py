@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from validator.training.datasets import write_traces
 from validator.types import Trace
@@ -39,17 +40,18 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 @pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.timeout(1500)
-def test_commands_and_python_run_as_printed(tmp_path: Path) -> None:
+def test_commands_and_python_run_as_printed(tmp_path: Path, lm_eval_lock: FileLock) -> None:
     programs = Path(sys.executable).parent
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false",
-                                "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
-    for command in commands():
-        if command in BY_CI:
-            continue
-        # a shell, for one command asks another for a path
-        done = subprocess.run(command, cwd=tmp_path, env=environment, shell=True,
-                              capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    environment = {"OMP_NUM_THREADS": "2"} | os.environ | {
+        "TOKENIZERS_PARALLELISM": "false", "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    with lm_eval_lock:
+        for command in commands():
+            if command in BY_CI:
+                continue
+            # a shell, for one command asks another for a path
+            done = subprocess.run(command, cwd=tmp_path, env=environment, shell=True,
+                                  capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     for code in blocks(README, "python"):
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment,
                               capture_output=True, text=True, check=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from validator.models.fetch import fetch
 from validator.plugins.harness.command import TASKS
@@ -56,14 +57,15 @@ def model() -> str:
 
 
 @pytest.fixture(scope="module")
-def installed() -> Any:
+def installed(lm_eval_lock: FileLock) -> Any:
     """The tasks, where the stock command finds them; as it was before afterwards."""
-    there = (tasks_root() / FOLDER).exists()
-    run("validator", "lm-eval", "install-tasks", folder=Path.cwd())
-    yield
-    if not there:
-        run("validator", "lm-eval", "uninstall-tasks", folder=Path.cwd())
-        assert not (tasks_root() / FOLDER).exists()
+    with lm_eval_lock:
+        there = (tasks_root() / FOLDER).exists()
+        run("validator", "lm-eval", "install-tasks", folder=Path.cwd())
+        yield
+        if not there:
+            run("validator", "lm-eval", "uninstall-tasks", folder=Path.cwd())
+            assert not (tasks_root() / FOLDER).exists()
 
 
 @pytest.mark.shared
