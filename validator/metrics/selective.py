@@ -27,6 +27,7 @@ __all__ = [
     "risk_coverage",
     "selective_coverage_statistic",
     "selective_risk_statistic",
+    "wilson_interval",
 ]
 
 Array = NDArray[np.float64]
@@ -158,10 +159,18 @@ def reliability_bins(labels: ArrayLike, probs: ArrayLike, bins: int = 10,
     bin_of, count = np.unique(where, return_inverse=True, return_counts=True)[1:]
     share = np.bincount(bin_of, weights=y) / count
     return ReliabilityBins(np.bincount(bin_of, weights=p) / count, share, count,
-                           *_wilson(share, count, level))
+                           *wilson_interval(share, count, level))
 
 
-def _wilson(share: Array, count: NDArray[np.int64], level: float) -> tuple[Array, Array]:
+def wilson_interval(share: Array, count: NDArray[np.int64], level: float = 0.95
+                    ) -> tuple[Array, Array]:
+    """Lower and upper ends for shares of independent rows (Wilson 1927, score interval).
+
+    Args:
+        share: (K,) in [0, 1].
+        count: (K,) rows that each share is of, 1 or more.
+        level: in (0, 1).
+    """
     z = NormalDist().inv_cdf((1 + level) / 2)
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)

@@ -13,12 +13,20 @@ from validator.errors import ParameterError
 from validator.types import Progress, Trace
 from validator.windtunnels.contract import Problem
 
-__all__ = ["accuracy_by", "exact_accuracy", "greedy_answers", "greedy_ids"]
+__all__ = ["accuracy_by", "exact_accuracy", "greedy_answers", "greedy_ids", "likeliest"]
+
+Choice = Callable[[Tensor], Tensor]
+"""(B, V) logits -> (B,) token ids."""
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """The token of the largest logit: a greedy choice."""
+    return logits.argmax(-1)
 
 
 def greedy_answers(
     model: Any, tokenizer: Any, tunnel: Any, problems: Sequence[Problem], style: str, *,
-    slack: int = 4, batch_size: int = 2048, source: str = "greedy",
+    slack: int = 4, batch_size: int = 2048, source: str = "greedy", choose: Choice = likeliest,
     progress: Progress | None = None,
 ) -> list[Trace]:
     """Each problem's answer, judged; several hundred are decoded together.
@@ -32,7 +40,8 @@ def greedy_answers(
         slack: tokens an answer may have beyond the longest right one and its end; what has not
             ended by then is ``truncated``.
         batch_size: most answers decoded together; only prompts of equal length are.
-        source: of the traces.
+        source: of the traces; their ids end in it.
+        choose: the next token of each answer; by default the greedy choice.
         progress: called with (answers done, all).
 
     Returns:
@@ -45,7 +54,7 @@ def greedy_answers(
     found: dict[int, Trace] = {}
     for rows in _equal_lengths(prompts, batch_size):
         written = greedy_ids(model, torch.tensor([prompts[i] for i in rows]), longest,
-                             tokenizer.eos_token_id)
+                             tokenizer.eos_token_id, choose)
         for i, ids in zip(rows, written, strict=True):
             found[i] = _judged(tunnel, problems[i], style, ids, tokenizer, source)
         if progress is not None:
@@ -75,7 +84,9 @@ def _equal_lengths(prompts: Sequence[Sequence[int]], most: int) -> Iterator[list
 
 
 @torch.inference_mode()
-def greedy_ids(model: Any, prompts: Tensor, most: int, end: int) -> list[list[int]]:
+def greedy_ids(
+    model: Any, prompts: Tensor, most: int, end: int, choose: Choice = likeliest
+) -> list[list[int]]:
     """The likeliest token again and again, with the keys and values of what came before kept.
 
     Args:
@@ -83,6 +94,7 @@ def greedy_ids(model: Any, prompts: Tensor, most: int, end: int) -> list[list[in
         prompts: (B, T) token ids without padding.
         most: tokens written at most.
         end: id after which an answer is over.
+        choose: another choice of the next token.
 
     Returns:
         (B,) ids of each answer, its end included where it came.
@@ -94,7 +106,7 @@ def greedy_ids(model: Any, prompts: Tensor, most: int, end: int) -> list[list[in
         seen = torch.ones(len(prompts), prompts.shape[1] + len(columns), dtype=torch.long)
         output = model(input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True,
                        logits_to_keep=1)
-        chosen, cache = output.logits[:, -1].argmax(-1), output.past_key_values
+        chosen, cache = choose(output.logits[:, -1]), output.past_key_values
         columns.append(chosen)
         done |= chosen == end
         ids = chosen[:, None]

@@ -7,7 +7,7 @@ after their keys, an HMM's observations, a SULA prompt's labels and answer.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +79,8 @@ def train_bayes(
     learning_rate: float = 3e-3,
     budget_seconds: float | None = None,
     held_out: Collection[str] = (),
+    checkpoints: Collection[int] = (),
+    save: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> TrainingRun:
     """:func:`.training.train_reference` with a learning rate that falls to 0.
@@ -89,8 +91,8 @@ def train_bayes(
     """
     return train_reference(
         tunnel, style, model, seed=seed, max_steps=max_steps, learning_rate=learning_rate,
-        budget_seconds=budget_seconds, held_out=held_out, progress=progress, warmup=WARMUP,
-        final_rate=0.0)
+        budget_seconds=budget_seconds, held_out=held_out, checkpoints=checkpoints, save=save,
+        progress=progress, warmup=WARMUP, final_rate=0.0)
 
 
 def save_reference(model: Any, tunnel: EvidenceTunnel, style: str, folder: Path) -> None:

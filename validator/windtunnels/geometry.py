@@ -25,7 +25,7 @@ from validator.windtunnels.entropy import shared_runs
 from validator.windtunnels.evidence import EvidenceTunnel
 
 __all__ = ["EntropyAxis", "KeyFrame", "QueryStates", "ablated_entropy_error", "entropy_axis",
-           "key_frame", "query_states", "random_abs_cosine"]
+           "key_frame", "principal_plane", "query_states", "random_abs_cosine"]
 
 Floats = NDArray[np.float64]
 
@@ -176,11 +176,19 @@ def entropy_axis(states: QueryStates, *, folds: int = 5, alpha: float = 1.0, see
         1 - total / spread, 1 - place / spread, _at_positions(states, folds, alpha, seed))
 
 
-def _first_axis(vectors: Floats) -> tuple[float, Floats]:
-    """Share of variance along the first principal axis, and the coordinates along it."""
+def principal_plane(vectors: Floats) -> tuple[Floats, Floats]:
+    """(N, 2) coordinates of (N, D) vectors along the two principal axes, and (2,) the share of the
+    variance along each. The sign of an axis is arbitrary."""
     centred = vectors - vectors.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-    return float(sizes[0] ** 2 / (sizes ** 2).sum()), left[:, 0] * sizes[0]
+    shares: Floats = sizes[:2] ** 2 / (sizes ** 2).sum()
+    return left[:, :2] * sizes[:2], shares
+
+
+def _first_axis(vectors: Floats) -> tuple[float, Floats]:
+    """Share of variance along the first principal axis, and the coordinates along it."""
+    plane, shares = principal_plane(vectors)
+    return float(shares[0]), plane[:, 0]
 
 
 def _spearman(x: Floats, y: Floats) -> float:

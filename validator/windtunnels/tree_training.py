@@ -63,13 +63,16 @@ def path_model(
 
 def train_paths(
     tunnel: StageTunnel, style: str, model: Any, *, seed: int, max_steps: int,
-    budget_seconds: float | None = None, held_out: Collection[str] = (),
+    learning_rate: float | None = None, budget_seconds: float | None = None,
+    held_out: Collection[str] = (),
     checkpoints: Collection[int] = (), save: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> TrainingRun:
-    """:func:`.training.train_reference` at the learning rate of the style, batches of 64."""
+    """:func:`.training.train_reference` in batches of 64, by default at the style's learning rate.
+    """
+    rate = RATES[style] if learning_rate is None else learning_rate
     return train_reference(
-        tunnel, style, model, seed=seed, max_steps=max_steps, learning_rate=RATES[style],
+        tunnel, style, model, seed=seed, max_steps=max_steps, learning_rate=rate,
         budget_seconds=budget_seconds, held_out=held_out, checkpoints=checkpoints, save=save,
         progress=progress)
 
