@@ -7,8 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from validator.cli.backend import backend_options, refuse_without_backend
 from validator.cli.console import add_command, console, print_json, progress, table
+from validator.cli.extract_shards import (
+    add_shard_options,
+    refuse_without_shards,
+    run_sharded,
+)
 from validator.configs.loading import names
+from validator.errors import ParameterError
 from validator.types import FeatureMatrix
 
 __all__ = ["register"]
@@ -21,9 +28,13 @@ def register(subparsers: Any) -> None:
 
     parser = add_command(
         subparsers, "extract", "Read traces with a model and write their features.",
-        "validator extract traces.jsonl --model smollm2-135m-instruct -o features.parquet", run)
+        "validator extract traces.jsonl --model smollm2-135m-instruct -o features.parquet\n  "
+        "validator extract traces.jsonl --backend ray --num-workers 2 -o features.parquet\n  "
+        "validator extract traces.jsonl --store /shared/store --shard 0/16", run)
     parser.add_argument("traces", type=Path, help="trace file")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="Parquet file to write")
+    parser.add_argument("-o", "--output", metavar="FILE",
+                        help="Parquet file to write, by path or, with --backend, URL; needed "
+                             "without --shard")
     parser.add_argument("--format", default="jsonl", choices=sorted(FORMATS),
                         help="format of the trace file (default: jsonl)")
     parser.add_argument("--model", default="smollm2-135m-instruct",
@@ -40,22 +51,31 @@ def register(subparsers: Any) -> None:
                         help="read these heads only (default: all)")
     parser.add_argument("--steps", action="store_true",
                         help="one row per step of each trace, seen from all that precedes it")
-    parser.add_argument("--store", type=Path, metavar="DIR",
-                        help="feature store: rows that are in it are not computed again "
-                             "(default: features/ in the cache folder)")
+    parser.add_argument("--store", metavar="DIR",
+                        help="feature store, a folder or its URL: rows that are in it are not "
+                             "computed again (default: features/ in the cache folder)")
     parser.add_argument("--no-store", action="store_true", help="neither read nor write a store")
     parser.add_argument("--limit", type=int, help="read the first N traces only")
     parser.add_argument("--skip-bad", action="store_true",
-                        help="go on without malformed lines; they are kept in a quarantine file")
+                        help="go on without malformed lines and, with --backend, without traces "
+                             "that cannot be read; both are kept in quarantine files")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     parser.add_argument("--dtype", default="float32", help="of the model (default: float32)")
     parser.add_argument("--max-batch-tokens", type=int, default=1024,
                         help="tokens of a batch, padding included (default: 1024)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    backend_options(parser)
+    add_shard_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Extract, write, summarise."""
+    if args.backend or args.shard:
+        return run_sharded(args)
+    refuse_without_backend(args)
+    refuse_without_shards(args)
+    if not args.output:
+        raise ParameterError("no file to write the features to; give -o FILE")
     from validator.features.extractor import SpectralFeatureExtractor
     from validator.features.table import write_features
     from validator.models.cache import cache_root

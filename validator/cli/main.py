@@ -18,7 +18,7 @@ __all__ = ["build_parser", "main"]
 
 COMMANDS = (
     "demo", "models", "sample", "extract", "train", "tune", "evaluate", "audit", "steps", "abstain",
-    "score", "rerank", "checkpoints", "store", "lm-eval", "report")
+    "score", "explain", "rerank", "checkpoints", "store", "windtunnel", "lm-eval", "report")
 """Each is a module of this package with ``register(subparsers)``; the order of ``--help``."""
 
 

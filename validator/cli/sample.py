@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from validator.cli.backend import backend_options, ray_cluster
 from validator.cli.console import add_command, console, error_console, print_json, progress, table
+from validator.errors import ParameterError
 
 if TYPE_CHECKING:
     from validator.plugins.endpoint import Endpoint
@@ -51,6 +53,7 @@ def register(subparsers: Any) -> None:
                         help="of the problems and of the sampling (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    backend_options(parser)
     _endpoint_options(parser)
 
 
@@ -80,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     endpoint = _endpoint(args)
+    if endpoint is not None and args.backend:
+        raise ParameterError("--backend has no part in --endpoint: the server draws")
     problems, prompt = _problems(args)
     sampling = Sampling(args.n, args.temperature, args.top_p, prompt.max_new_tokens, args.seed,
                         args.batch_size)
@@ -97,9 +102,18 @@ def _from_model(
 ) -> tuple[SamplingRun, Any, float]:
     """The run, the model's tokenizer, and when it began: loading the model is not sampling."""
     from validator.cli.scoreboard import command_line
-    from validator.models.loading import load_model
+    from validator.models.loading import load_model, load_tokenizer
     from validator.training.sampling import sample_traces
 
+    if (cluster := ray_cluster(args)) is not None:
+        from validator.plugins.distributed_sampling import sample_with_ray
+
+        started = time.perf_counter()
+        with progress(f"sampling {len(problems)} problems x {args.n}") as advance:
+            done = sample_with_ray(
+                cluster, args.model or MODEL, problems, prompt, sampling, args.output,
+                device=args.device, command=command_line(), progress=advance)
+        return done, load_tokenizer(args.model or MODEL), started
     loaded = load_model(args.model or MODEL, device=args.device)
     started = time.perf_counter()
     with progress(f"sampling {len(problems)} problems x {args.n}") as advance:
@@ -132,8 +146,6 @@ def _from_endpoint(
 
 def _endpoint(args: argparse.Namespace) -> Endpoint | None:
     """The server that was asked for, if one was; options that would do nothing are refused."""
-    from validator.errors import ParameterError
-
     given: dict[str, Any] = {name: value for name, value in (
         ("model", args.endpoint_model), ("api", args.endpoint_api),
         ("extra", _extra(args.endpoint_extra)), ("timeout", args.endpoint_timeout),
@@ -153,8 +165,6 @@ def _endpoint(args: argparse.Namespace) -> Endpoint | None:
 
 
 def _extra(text: str | None) -> dict[str, Any] | None:
-    from validator.errors import ParameterError
-
     if text is None:
         return None
     try:

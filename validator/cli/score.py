@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from validator.cli.backend import backend_options, refuse_without_backend
 from validator.cli.console import (
     add_command,
     console,
@@ -16,6 +17,7 @@ from validator.cli.console import (
     progress,
     table,
 )
+from validator.errors import ParameterError
 from validator.types import Trace, ValidityScore
 
 __all__ = ["register"]
@@ -50,9 +52,11 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--limit", type=int, help="score the first N traces only")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--store", type=Path, metavar="DIR",
-                        help="feature store (default: features/ in the cache folder)")
+    parser.add_argument("--store", metavar="DIR",
+                        help="feature store, a folder or its URL (default: features/ in the cache "
+                             "folder)")
     parser.add_argument("--no-store", action="store_true", help="neither read nor write a store")
+    backend_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
     from validator.training.datasets import load_traces
 
     traces = load_traces(args.traces, format=args.format, limit=args.limit)
+    refuse_without_backend(args)
     scorer, classifier = _validator(args)
+    if args.backend:
+        _read_beforehand(args, scorer, traces)
     with progress("reading traces") as advance:
         scores = scorer.score(traces, progress=advance)
     rows = [_as_json(t, s) for t, s in zip(traces, scores, strict=True)]
@@ -93,6 +100,24 @@ def _validator(args: argparse.Namespace) -> tuple[Any, str | None]:
     given = args.model if args.artifact else None
     return Validator.load(
         artifact, model=given, feature_set=args.features, **options), Path(artifact).name
+
+
+def _read_beforehand(args: argparse.Namespace, scorer: Any, traces: Sequence[Trace]) -> None:
+    """Have the rows that scoring needs put into the store by the backend."""
+    from validator.cli.extract_shards import chosen_backend
+    from validator.features.shard_run import run_shards
+    from validator.features.shard_worker import ExtractionJob
+    from validator.features.shards import cut_shards
+
+    given = scorer.extractor.get_params()
+    root, model = given.pop("store"), given.pop("model")
+    if root is None:
+        raise ParameterError("--backend keeps rows in a store; leave out --no-store")
+    backend = chosen_backend(args)
+    for by_step in (False, True) if scorer.of_steps else (False,):
+        job = ExtractionJob.of(root, model, by_step=by_step, **given)
+        with progress("reading shards") as advance:
+            run_shards(job, cut_shards(traces), backend, progress=advance, total=len(traces))
 
 
 def _as_json(trace: Trace, score: ValidityScore) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def register(subparsers: Any) -> None:
     """Add ``store`` with its actions; without an action it shows what is stored."""
     store = add_command(subparsers, "store", "Feature stores: stats, verify, merge, gc.",
                         "validator store stats", _stats)
-    store.add_argument("--folder", type=Path, help=FOLDER_HELP)
+    store.add_argument("--folder", help=FOLDER_HELP)
     actions = store.add_subparsers(dest="action", metavar="ACTION")
     for name, what, run in (
         ("stats", "Rows, columns and size of each recipe.", _stats),
@@ -27,13 +27,13 @@ def register(subparsers: Any) -> None:
         ("gc", "Remove damaged shards that were set aside and what dead writers left.", _clean),
     ):
         action = add_command(actions, name, what, f"validator store {name}", run)
-        action.add_argument("--folder", type=Path, default=argparse.SUPPRESS, help=FOLDER_HELP)
+        action.add_argument("--folder", default=argparse.SUPPRESS, help=FOLDER_HELP)
 
 
-FOLDER_HELP = "the store (default: features/ in the cache folder)"
+FOLDER_HELP = "the store, a folder or its URL (default: features/ in the cache folder)"
 
 
-def _root(args: argparse.Namespace) -> Path:
+def _root(args: argparse.Namespace) -> str | Path:
     from validator.models.cache import cache_root
 
     return args.folder or cache_root() / "features"

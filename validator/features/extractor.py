@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
         max_batch_tokens: most tokens of a batch, padding included; a longer trace runs alone.
         share_prefixes: compute tokens that several traces begin with once.
         num_threads: CPU threads while features are extracted; None for torch's setting.
-        store: folder of a feature store; rows that are in it are not computed again.
+        store: folder or URL of a feature store, or a function that opens one for a recipe; rows
+            that are in it are not computed again.
         random_state: seed of the Lanczos solver's probes.
 
     Attributes:
@@ -77,7 +78,7 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
         max_batch_tokens: int = 1024,
         share_prefixes: bool = True,
         num_threads: int | None = None,
-        store: str | Path | None = None,
+        store: str | Path | Callable[[Mapping[str, Any]], FeatureStore] | None = None,
         random_state: int = 0,
     ) -> None:
         self.model = model
@@ -152,6 +153,11 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
         check_is_fitted(self, "feature_names_")
         return np.array(self.feature_names_, dtype=object)
 
+    def recipe(self) -> dict[str, Any]:
+        """All that decides rows besides tokens, as JSON values: what a store files them under."""
+        plan = self._plan(by_step=False)
+        return extraction_recipe(self.model_, self.tokenizer_, self.provenance_, plan)
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
 
@@ -169,7 +175,7 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
         limit = max_positions(self.model_.config)
         encoded = [encode_trace(t, self.tokenizer_, limit) for t in traces]
         views = [View.of(e, plan.by_step) for e in encoded]
-        rows = RowSet(views, self._open_store(plan))
+        rows = RowSet(views, self._open_store())
         self.rows_from_store_ = len(rows.found)
         todo = [i for i, own in enumerate(views) if not rows.has(own)]
         if progress is not None:
@@ -185,11 +191,11 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
         config = self.model_.config.get_text_config()
         return len(plan.layers) if plan.layers else int(config.num_hidden_layers)
 
-    def _open_store(self, plan: ReadPlan) -> FeatureStore | None:
+    def _open_store(self) -> FeatureStore | None:
         if self.store is None:
             return None
-        recipe = extraction_recipe(self.model_, self.tokenizer_, self.provenance_, plan)
-        return FeatureStore(Path(self.store), recipe)
+        recipe = self.recipe()
+        return self.store(recipe) if callable(self.store) else FeatureStore(self.store, recipe)
 
     def _compute(
         self, encoded: Sequence[EncodedTrace], views: Sequence[Sequence[View]], plan: ReadPlan,

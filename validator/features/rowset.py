@@ -14,7 +14,7 @@ from validator.features.reading import TraceFeatures
 from validator.features.store import FeatureStore, StoredRow, row_key
 from validator.types import FeatureMatrix, Provenance, Trace
 
-__all__ = ["RowSet"]
+__all__ = ["RowSet", "row_trace", "view_key"]
 
 SHARD_ROWS = 64
 """Rows of a shard: what a killed extraction loses at most, besides its last batch."""
@@ -33,7 +33,7 @@ class RowSet:
     def __init__(self, views: Sequence[Sequence[View]], store: FeatureStore | None) -> None:
         self.views = views
         self.store = store
-        self.keys = {id(v): _key(v) for own in views for v in own}
+        self.keys = {id(v): view_key(v) for own in views for v in own}
         self.found: dict[str, StoredRow] = {}
         self.waiting: dict[str, StoredRow] = {}
         self._names: tuple[str, ...] | None = None
@@ -77,20 +77,20 @@ class RowSet:
         """All rows, in the order of the views."""
         views = [v for own in self.views for v in own]
         rows = [self.found[self.keys[id(v)]] for v in views]
-        traces = tuple(_trace(v) for v in views)
+        traces = tuple(row_trace(v.trace.trace, v.step) for v in views)
         reasons = {t.id: r.reason for t, r in zip(traces, rows, strict=True) if r.reason}
         return FeatureMatrix(
             np.stack([r.values for r in rows]), self.names, traces,
             np.array([r.lengths for r in rows], dtype=np.int64), provenance, reasons)
 
 
-def _key(view: View) -> str:
+def view_key(view: View) -> str:
+    """Name of a view's row in a store."""
     return row_key(view.trace.ids[: view.end], view.border, view.cut.steps or ())
 
 
-def _trace(view: View) -> Trace:
-    """The trace; of a step, a trace whose completion is the step."""
-    trace, k = view.trace.trace, view.step
+def row_trace(trace: Trace, k: int | None) -> Trace:
+    """The trace; of its step k, a trace whose completion is the step."""
     if k is None or trace.steps is None:
         return trace
     start, end = trace.steps[k]

@@ -24,6 +24,7 @@ from validator.features.store_files import (
     set_aside,
     write_whole,
 )
+from validator.features.store_place import Place, RemotePath, store_place
 from validator.features.store_recipe import RECIPE, encode_recipe, read_recipe, recipe_hash
 from validator.features.store_shards import (
     Shard,
@@ -71,19 +72,20 @@ class FeatureStore:
     An object of this class is for one thread. Rows that others write are seen by the next ``get``.
 
     Args:
-        root: folder of the store; made by the first ``put``.
+        root: folder of the store, or its URL (see :func:`validator.features.store_place.
+            store_place`); made by the first ``put``.
         recipe: all that decides the values besides the tokens, as JSON values: model revision,
             tokenizer, dtype, feature set, solver, ...; not the batch size.
         read_only: never change anything, not even to clean up.
     """
 
     def __init__(
-        self, root: str | Path, recipe: Mapping[str, Any], *, read_only: bool = False
+        self, root: str | Path | RemotePath, recipe: Mapping[str, Any], *, read_only: bool = False
     ) -> None:
         self.root = root
         self.recipe = recipe
         self.read_only = read_only
-        self._folder: Path | None = None
+        self._folder: Place | None = None
         self._shards: dict[str, Shard] = {}
         self._damaged: set[str] = set()
         self._latest = 0
@@ -91,9 +93,9 @@ class FeatureStore:
         self._names_hash = ""
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """Where this recipe's shards are."""
-        return Path(self.root) / recipe_hash(self.recipe)
+        return store_place(self.root) / recipe_hash(self.recipe)
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -162,7 +164,7 @@ class FeatureStore:
             remove_dead_temporaries(folder)
         self._folder = folder
 
-    def _admit(self, path: Path) -> Shard | None:
+    def _admit(self, path: Place) -> Shard | None:
         """Keys of a shard that was not known; None if it is damaged or gone."""
         try:
             shard = read_index(path, path.parent.name)
@@ -194,7 +196,7 @@ class FeatureStore:
                           if not same_row(found.setdefault(key, row), row)]
         return found, conflicts
 
-    def _set_aside(self, path: Path, error: Exception) -> None:
+    def _set_aside(self, path: Place, error: Exception) -> None:
         self._damaged.add(path.name)
         set_aside(path, error, move=not self.read_only)
 
@@ -220,7 +222,7 @@ class FeatureStore:
         self._latest = stamp
 
 
-def warn_of_conflicts(keys: Sequence[str], folder: Path) -> None:
+def warn_of_conflicts(keys: Sequence[str], folder: Place) -> None:
     """Warn that shards hold different rows for the same keys.
 
     This is no error: another batch size may change the last bits of a value, so two processes that
@@ -251,7 +253,7 @@ def _require_columns(rows: Mapping[str, StoredRow], count: int) -> None:
                                  "names; give one value for each name")
 
 
-def _other_columns(stored: tuple[str, ...], got: tuple[str, ...], where: Path) -> StoreError:
+def _other_columns(stored: tuple[str, ...], got: tuple[str, ...], where: Place) -> StoreError:
     odd = sorted(set(stored) ^ set(got))
     difference = f"first that differs: {odd[0]!r}" if odd else "the same ones in another order"
     return StoreError(

@@ -12,13 +12,16 @@ import os
 import secrets
 import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from validator.errors import StoreWarning
+from validator.features.store_place import Place, RemotePath
 
 __all__ = [
     "dead_temporaries",
+    "lock",
     "make_folder",
     "remove_dead_temporaries",
     "set_aside",
@@ -30,14 +33,18 @@ CORRUPT = ".corrupt"
 TEMPORARY = ".tmp"
 
 
-def write_whole(target: Path, content: bytes) -> None:
+def write_whole(target: Place, content: bytes) -> None:
     """Write a file that is on disk whole when this returns; a file of that name is replaced.
 
-    Killed at any moment, it leaves the whole file or a temporary one beside it.
+    Killed at any moment, it leaves the whole file or a temporary one beside it. A remote file is
+    written in one request.
 
     Raises:
         OSError: disk full, read-only, failing; the temporary file is removed.
     """
+    if isinstance(target, RemotePath):
+        target.write_bytes(content)
+        return
     descriptor, temporary = _create(target.parent)
     try:
         _write_all(descriptor, content)
@@ -53,39 +60,49 @@ def write_whole(target: Path, content: bytes) -> None:
     _sync_folder(target.parent)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Place) -> None:
     """Make a folder and its parents, lasting; raises OSError."""
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        _sync_folder(folder.parent)
+        if isinstance(folder, Path):
+            _sync_folder(folder.parent)
 
 
-def dead_temporaries(folder: Path) -> list[Path]:
+def dead_temporaries(folder: Place) -> list[Path]:
     """Temporary files in the folder whose writer has died."""
     return [path for path in _temporaries(folder) if _if_dead(path, remove=False)]
 
 
-def remove_dead_temporaries(folder: Path) -> list[Path]:
+def remove_dead_temporaries(folder: Place) -> list[Path]:
     """Remove the temporary files whose writer has died, where that is allowed; which they were."""
     return [path for path in _temporaries(folder) if _if_dead(path, remove=True)]
 
 
-def set_aside(path: Path, error: Exception, *, move: bool) -> None:
+def set_aside(path: Place, error: Exception, *, move: bool) -> None:
     """Tell that a shard is damaged and, with ``move``, rename it to ``*.corrupt`` if possible."""
     fate = "it is left where it is"
     if move:
         with suppress(OSError):
-            os.replace(path, path.with_name(path.name + CORRUPT))  # noqa: PTH105
+            _rename(path, path.name + CORRUPT)
             fate = f"it is now called *{CORRUPT}"
     warnings.warn(f"{error}; {fate}, and its rows count as missing", StoreWarning, stacklevel=2)
 
 
-def set_aside_files(folder: Path) -> list[Path]:
+def set_aside_files(folder: Place) -> Sequence[Place]:
     """Shards that were found damaged and renamed, in order of name."""
     return sorted(folder.glob(f"*{CORRUPT}"))
 
 
-def _temporaries(folder: Path) -> list[Path]:
+def _rename(path: Place, name: str) -> None:
+    if isinstance(path, RemotePath):
+        path.move(path.with_name(name))
+    else:
+        os.replace(path, path.with_name(name))  # noqa: PTH105
+
+
+def _temporaries(folder: Place) -> list[Path]:
+    if isinstance(folder, RemotePath):
+        return []  # never written: a remote file appears when its one request has ended
     return sorted(folder.glob(f".*{TEMPORARY}"))
 
 
@@ -96,7 +113,7 @@ def _create(folder: Path) -> tuple[int, Path]:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         # Where files cannot be locked, nobody can find out that a writer is dead either.
         with suppress(OSError):
-            _lock(descriptor, wait=True)
+            lock(descriptor, wait=True)
         # Between the two lines above, another process may have locked the file and removed it.
         if os.fstat(descriptor).st_nlink:
             return descriptor, path
@@ -117,7 +134,7 @@ def _if_dead(path: Path, *, remove: bool) -> bool:
     try:
         descriptor = os.open(path, os.O_RDWR)
         try:
-            _lock(descriptor, wait=False)
+            lock(descriptor, wait=False)
             if remove:
                 path.unlink()
         finally:
@@ -127,7 +144,8 @@ def _if_dead(path: Path, *, remove: bool) -> bool:
     return True
 
 
-def _lock(descriptor: int, *, wait: bool) -> None:
+def lock(descriptor: int, *, wait: bool) -> None:
+    """Hold an open file until it is closed or the process dies; raises OSError."""
     if sys.platform == "win32":
         raise OSError(errno.ENOTSUP, "no file locks that end with their process")
     import fcntl

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from validator import __version__
 from validator.errors import ParameterError, StoreError
+from validator.features.store_place import Place
 from validator.features.store_shards import FORMAT, require_readable_format
 
 __all__ = ["RECIPE", "encode_recipe", "read_recipe", "recipe_hash"]
@@ -38,7 +38,7 @@ def encode_recipe(recipe: Mapping[str, Any]) -> bytes:
     return (json.dumps(meta, indent=2, sort_keys=True) + "\n").encode()
 
 
-def read_recipe(folder: Path) -> Mapping[str, Any] | None:
+def read_recipe(folder: Place) -> Mapping[str, Any] | None:
     """The recipe in a recipe's folder; None where none is written yet.
 
     Raises:

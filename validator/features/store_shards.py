@@ -17,7 +17,6 @@ import sys
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from validator import __version__
 from validator.errors import DamagedShardError, ParameterError, StoreError
+from validator.features.store_place import Place, RemotePath
 
 __all__ = [
     "FORMAT",
@@ -81,7 +81,7 @@ class StoredRow:
 class Shard:
     """What is known of a shard without its values."""
 
-    path: Path
+    path: Place
     places: Mapping[bytes, int]
     """key -> index of its row."""
     names_hash: str
@@ -128,9 +128,11 @@ def shard_stamp(name: str) -> int:
     return int(found[1])
 
 
-def shard_names(folder: Path) -> list[str]:
+def shard_names(folder: Place) -> list[str]:
     """Shards of a folder in the order they were written; none where there is no folder."""
     try:
+        if isinstance(folder, RemotePath):
+            return sorted(filter(_NAME.fullmatch, (path.name for path in folder.iterdir())))
         return sorted(filter(_NAME.fullmatch, os.listdir(folder)))  # noqa: PTH208  ten times faster
     except FileNotFoundError:
         return []
@@ -138,7 +140,7 @@ def shard_names(folder: Path) -> list[str]:
         raise StoreError(f"cannot list the feature store {folder}: {error}") from error
 
 
-def shard_files(folder: Path) -> list[Path]:
+def shard_files(folder: Place) -> list[Place]:
     """The same as paths."""
     return [folder / name for name in shard_names(folder)]
 
@@ -182,7 +184,7 @@ def _parquet_bytes(table: Any, metadata: str) -> bytes:
     return content
 
 
-def read_index(path: Path, recipe: str) -> Shard:
+def read_index(path: Place, recipe: str) -> Shard:
     """Keys and columns of a shard; the values are not read.
 
     Raises:
@@ -221,7 +223,7 @@ def read_rows(shard: Shard, keys: Collection[bytes]) -> dict[bytes, StoredRow]:
             for key, i in where}
 
 
-def require_readable_format(meta: Mapping[str, Any], what: Path) -> None:
+def require_readable_format(meta: Mapping[str, Any], what: Place) -> None:
     """Raise StoreError for what a newer version of this package has written."""
     if meta["format"] > FORMAT:
         raise StoreError(
@@ -230,7 +232,7 @@ def require_readable_format(meta: Mapping[str, Any], what: Path) -> None:
             "another folder as store.")
 
 
-def _parse_index(path: Path, recipe: str) -> Shard:
+def _parse_index(path: Place, recipe: str) -> Shard:
     with path.open("rb") as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
         meta = json.loads(parquet.metadata.metadata[METADATA])
         require_readable_format(meta, path)
@@ -250,7 +252,7 @@ def _hash_keys(keys: Sequence[bytes]) -> str:
     return hashlib.sha256(b"".join(keys)).hexdigest()
 
 
-def _intact_bytes(path: Path) -> bytes:
+def _intact_bytes(path: Place) -> bytes:
     """All bytes of a shard, if their SHA-256 is the one in its name."""
     try:
         content = path.read_bytes()
@@ -265,6 +267,6 @@ def _intact_bytes(path: Path) -> bytes:
     return content
 
 
-def _damaged(path: Path) -> DamagedShardError:
+def _damaged(path: Place) -> DamagedShardError:
     return DamagedShardError(f"the shard {path} is damaged: its bytes do not have the SHA-256 in "
                              "its name")

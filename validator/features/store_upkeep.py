@@ -19,6 +19,7 @@ from validator.features.store_files import (
     set_aside_files,
     write_whole,
 )
+from validator.features.store_place import Place, RemotePath, store_place
 from validator.features.store_recipe import read_recipe
 from validator.features.store_shards import (
     Shard,
@@ -41,7 +42,7 @@ _FOLDER = re.compile(r"[0-9a-f]{64}")
 class RecipeStats:
     """What a store holds for one recipe."""
 
-    folder: Path
+    folder: Place
     recipe: Mapping[str, Any] | None
     """None while none is written, which is before the first row."""
     columns: int
@@ -66,11 +67,11 @@ class Finding:
     kind: Literal["damaged", "unreadable", "conflict", "leftover"]
     """``damaged``: bytes that were not written; ``unreadable``: another format, recipe or columns;
     ``conflict``: a key with two different values; ``leftover``: what can be removed."""
-    path: Path
+    path: Place
     problem: str
 
 
-def store_stats(root: str | Path) -> list[RecipeStats]:
+def store_stats(root: str | Path | RemotePath) -> list[RecipeStats]:
     """Counts for each recipe, without reading values.
 
     Raises:
@@ -79,7 +80,7 @@ def store_stats(root: str | Path) -> list[RecipeStats]:
     return [_folder_stats(folder) for folder in _recipe_folders(root)]
 
 
-def verify_store(root: str | Path) -> list[Finding]:
+def verify_store(root: str | Path | RemotePath) -> list[Finding]:
     """Read every byte and change nothing; no finding means all is well.
 
     Raises:
@@ -88,13 +89,13 @@ def verify_store(root: str | Path) -> list[Finding]:
     return [finding for folder in _recipe_folders(root) for finding in _verify_folder(folder)]
 
 
-def clean_store(root: str | Path) -> list[Path]:
+def clean_store(root: str | Path | RemotePath) -> list[Place]:
     """Remove damaged shards that were set aside and what dead writers left; which files they were.
 
     Raises:
         StoreError: there is no such folder, or it cannot be written to.
     """
-    removed = []
+    removed: list[Place] = []
     for folder in _recipe_folders(root):
         removed += remove_dead_temporaries(folder)
         for path in set_aside_files(folder):
@@ -103,7 +104,7 @@ def clean_store(root: str | Path) -> list[Path]:
     return removed
 
 
-def merge_store(root: str | Path, *, rows: int = 1024) -> int:
+def merge_store(root: str | Path | RemotePath, *, rows: int = 1024) -> int:
     """Write neighbouring small shards into one; values and which of two counts stay as they are.
 
     The merged shard is on disk before those it replaces are removed, so it may be killed at any
@@ -126,16 +127,17 @@ def merge_store(root: str | Path, *, rows: int = 1024) -> int:
                for run in _runs(_sound_shards(folder), rows))
 
 
-def _recipe_folders(root: str | Path) -> list[Path]:
+def _recipe_folders(root: str | Path | RemotePath) -> list[Place]:
     try:
-        found = sorted(p for p in Path(root).iterdir() if _FOLDER.fullmatch(p.name) and p.is_dir())
+        found = sorted(p for p in store_place(root).iterdir()
+                       if _FOLDER.fullmatch(p.name) and p.is_dir())
     except OSError as error:
         raise StoreError(f"expected a feature store at {root}: {error}; give a folder that "
                          "features were stored in") from error
     return found
 
 
-def _folder_stats(folder: Path) -> RecipeStats:
+def _folder_stats(folder: Place) -> RecipeStats:
     found = [_index_or_finding(path) for path in shard_files(folder)]
     shards = [s for s in found if isinstance(s, Shard)]
     seen = Counter(key for shard in shards for key in shard.places)
@@ -146,7 +148,7 @@ def _folder_stats(folder: Path) -> RecipeStats:
         len(dead_temporaries(folder)))
 
 
-def _index_or_finding(path: Path) -> Shard | Finding | None:
+def _index_or_finding(path: Place) -> Shard | Finding | None:
     """None where another process has just merged the shard into another."""
     try:
         shard = read_index(path, path.parent.name)
@@ -158,13 +160,13 @@ def _index_or_finding(path: Path) -> Shard | Finding | None:
     return shard
 
 
-def _finding(path: Path, error: StoreError) -> Finding:
+def _finding(path: Place, error: StoreError) -> Finding:
     kind: Literal["damaged", "unreadable"] = (
         "damaged" if isinstance(error, DamagedShardError) else "unreadable")
     return Finding(kind, path, str(error))
 
 
-def _verify_folder(folder: Path) -> Iterator[Finding]:
+def _verify_folder(folder: Place) -> Iterator[Finding]:
     try:
         recipe = read_recipe(folder)
     except StoreError as error:
@@ -179,7 +181,7 @@ def _verify_folder(folder: Path) -> Iterator[Finding]:
         yield Finding("leftover", path, "left by a writer that was killed; it can be removed")
 
 
-def _verify_shards(folder: Path) -> Iterator[Finding]:
+def _verify_shards(folder: Place) -> Iterator[Finding]:
     digests: dict[bytes, bytes] = {}
     columns: str | None = None
     for path in shard_files(folder):
@@ -218,7 +220,7 @@ def _digest(row: StoredRow) -> bytes:
         repr((row.lengths, row.reason)).encode() + row.values.tobytes()).digest()
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Place) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -226,7 +228,7 @@ def _remove(path: Path) -> None:
                          ) from error
 
 
-def _sound_shards(folder: Path) -> list[Shard]:
+def _sound_shards(folder: Place) -> list[Shard]:
     read_recipe(folder)
     shards = []
     for path in shard_files(folder):
@@ -258,7 +260,7 @@ def _runs(shards: Sequence[Shard], most: int) -> Iterator[list[Shard]]:
         yield run
 
 
-def _merge_run(run: Sequence[Shard], folder: Path) -> int:
+def _merge_run(run: Sequence[Shard], folder: Place) -> int:
     """Replace these shards by one; how many it replaced."""
     rows: dict[bytes, StoredRow] = {}
     sound, conflicts = [], []

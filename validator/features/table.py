@@ -17,7 +17,7 @@ from validator.errors import FeatureMismatchError, ValidatorError
 from validator.trace_json import trace_from_json, trace_to_json
 from validator.types import FeatureMatrix, Provenance
 
-__all__ = ["read_features", "write_features"]
+__all__ = ["features_table", "read_features", "write_features"]
 
 KEY = b"spectral-validator"
 FORMAT = 1
@@ -40,7 +40,7 @@ def write_features(path: str | Path, features: FeatureMatrix) -> None:
     except OSError as error:
         raise ValidatorError(f"cannot write {target}: {error}") from error
     try:
-        pq.write_table(_to_table(features), partial, compression="zstd")
+        pq.write_table(features_table(features), partial, compression="zstd")
         partial.replace(target)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -74,7 +74,8 @@ def read_features(path: str | Path) -> FeatureMatrix:
     )
 
 
-def _to_table(features: FeatureMatrix) -> Any:
+def features_table(features: FeatureMatrix) -> Any:
+    """The matrix as a pyarrow table with its metadata."""
     values = pa.array(features.values.reshape(-1), type=pa.float32())
     table = pa.table({
         "id": pa.array(features.trace_ids),

@@ -14,13 +14,13 @@ from validator.models.cache import MANIFEST, WEIGHTS, read_manifest, sha256_file
 from validator.models.catalog import known_models, suggestion
 from validator.models.fetch import fetch
 from validator.models.hub import snapshot
-from validator.models.reading import read_folder, weight_files
+from validator.models.reading import read_folder, read_tokenizer, weight_files
 from validator.types import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LoadedModel", "identify_model", "load_model"]
+__all__ = ["LoadedModel", "identify_model", "load_model", "load_tokenizer"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +67,14 @@ def identify_model(model: str | Path) -> tuple[str, str]:
     A known name or hub id is fetched if it is missing. Raises UnknownModelError, ModelError.
     """
     return _locate(model, None)[1:]
+
+
+def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that :func:`load_model` would give, without loading a weight.
+
+    Raises UnknownModelError, ModelError.
+    """
+    return read_tokenizer(_locate(model, None)[0])
 
 
 def _locate(model: str | Path, progress: Progress | None) -> tuple[Path, str, str]:

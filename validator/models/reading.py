@@ -16,7 +16,7 @@ from validator.models.quiet import quiet
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["DTYPES", "read_folder", "weight_files"]
+__all__ = ["DTYPES", "read_folder", "read_tokenizer", "weight_files"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -40,7 +40,7 @@ def read_folder(
     weight_files(folder)
     with quiet():
         model, info = _read_model(folder, torch_dtype)
-        tokenizer = _read_tokenizer(folder)
+        tokenizer = read_tokenizer(folder)
     _require_all_weights(folder, info)
     return model.to(place).eval(), tokenizer
 
@@ -73,7 +73,8 @@ def _read_model(
     return model, info
 
 
-def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``folder`` alone; raises ModelError if it has none that can be used."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True

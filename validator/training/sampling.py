@@ -131,7 +131,9 @@ def draw_traces(
         output: JSONL file to write.
         manifest: of :func:`validator.training.sample_file.run_manifest`.
         origin: what the traces say of where they come from.
-        workers: threads that draw chunks at the same time; ``draws.draw`` must bear it.
+        workers: threads that draw chunks at the same time; ``draws.draw`` must bear it. Of no
+            meaning where ``draws`` has a ``draw_many``: an iterator over (chunk, continuations) in
+            any order, for a list of chunks.
         progress: called with (done, total) traces.
 
     Raises:
@@ -169,6 +171,9 @@ def _drawn(
     draws: Draws, todo: Sequence[tuple[int, ...]], workers: int
 ) -> Generator[_Drawn]:
     """Chunks as they are ready; after an error no new one is begun, and it is raised last."""
+    if (draw_many := getattr(draws, "draw_many", None)) is not None:
+        yield from draw_many(todo)
+        return
     if workers == 1:
         for chunk in todo:
             yield chunk, draws.draw(chunk)
