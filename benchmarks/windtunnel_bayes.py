@@ -88,7 +88,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("subject", choices=EVIDENCE)
     parser.add_argument("--folder", type=Path, help="of the trained model")
     parser.add_argument("--in-context", metavar="MODEL", help="measure this model, train none")
-    parser.add_argument("--steps", type=int, help="batches of 64; by default the subject's")
+    parser.add_argument("--steps", type=int, help="batches; by default the subject's")
     parser.add_argument("--control-steps", type=int, help="of the MLP; by default the same")
     parser.add_argument("--budget", type=float, help="CPU seconds of training at most")
     parser.add_argument("--problems", type=int, default=500, help="measured, and not trained on")

@@ -11,7 +11,7 @@ from tiny_models import byte_tokenizer, tiny_model
 
 from validator.errors import ModelError, ParameterError
 from validator.models.loading import LoadedModel
-from validator.windtunnels.bayes_training import reference_model
+from validator.windtunnels.bayes_training import Shape, reference_model
 from validator.windtunnels.bijection import BijectionTunnel
 from validator.windtunnels.geometry import (
     QueryStates,
@@ -44,13 +44,26 @@ def test_random_directions(dimension: int) -> None:
     assert random_abs_cosine(dimension) == pytest.approx(cosines.mean(), abs=0.004)
 
 
-def test_keys_of_the_first_layer(subject: LoadedModel) -> None:
-    symbols = TUNNEL.symbols("pairs")[:4]
-    frame = key_frame(subject, symbols)
-    layer: Any = subject.model.model.layers[0]
+def first_keys(shape: str, model: Any) -> np.ndarray:
+    """(4, 32) keys of the first four symbols, from the layer's own parts."""
     with torch.inference_mode():
-        embedded = subject.model.get_input_embeddings()(torch.arange(3, 7))
-        keys = layer.self_attn.k_proj(layer.input_layernorm(embedded)).double().numpy()
+        embedded = model.get_input_embeddings()(torch.arange(3, 7))
+        if shape == "llama":
+            layer = model.model.layers[0]
+            keys = layer.self_attn.k_proj(layer.input_layernorm(embedded))
+        else:
+            block = model.transformer.h[0]
+            placed = block.ln_1(embedded + model.transformer.wpe.weight[0])
+            keys = (placed @ block.attn.c_attn.weight + block.attn.c_attn.bias)[:, 32:64]
+    return np.asarray(keys.double())
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+def test_keys_of_the_first_layer(shape: Shape) -> None:
+    model = reference_model(TUNNEL, "pairs", seed=0, width=32, shape=shape).eval()
+    tokenizer = symbol_tokenizer(TUNNEL.symbols("pairs"))
+    frame = key_frame(LoadedModel(model, tokenizer, "m", "r"), TUNNEL.symbols("pairs")[:4])
+    keys = first_keys(shape, model)
     for h, found in enumerate(frame.by_head):
         part = keys[:, 16 * h:16 * (h + 1)]
         wanted = [abs(part[i] @ part[j]) / np.linalg.norm(part[i]) / np.linalg.norm(part[j])
@@ -63,8 +76,8 @@ def test_keys_of_the_first_layer(subject: LoadedModel) -> None:
 def test_keys_that_cannot_be_read(subject: LoadedModel) -> None:
     with pytest.raises(ParameterError, match="one token each"):
         key_frame(subject, ["k0"])
-    with pytest.raises(ModelError, match="no layers with a k_proj"):
-        key_frame(LoadedModel(tiny_model("gpt2"), byte_tokenizer(), "g", "r"), ["a", "b"])
+    with pytest.raises(ModelError, match="no layers with a k_proj or c_attn"):
+        key_frame(LoadedModel(tiny_model("bloom"), byte_tokenizer(), "g", "r"), ["a", "b"])
 
 
 def test_states_are_what_the_head_reads(subject: LoadedModel) -> None:

@@ -74,21 +74,23 @@ class EntropyAxis:
 
 
 def key_frame(subject: LoadedModel, symbols: Sequence[str]) -> KeyFrame:
-    """Cosines between the keys that layer 0 makes of single symbols, without their position.
+    """Cosines between the keys that layer 0 makes of single symbols, before any rotation.
 
     Args:
-        subject: a model whose layers have a ``k_proj``, as Llama-shaped ones do.
+        subject: a Llama- or GPT-2-shaped model: its layers have a ``k_proj`` or a ``c_attn``. To
+            the latter's keys belongs the embedding of the first place, where all symbols stand.
         symbols: two or more, each one token of the model.
 
     Raises:
         ParameterError: fewer than two symbols, or one that is not one token.
-        ModelError: the model has no ``k_proj``.
+        ModelError: the model has neither.
     """
     ids = [subject.tokenizer(s, add_special_tokens=False)["input_ids"] for s in symbols]
     if len(ids) < 2 or any(len(i) != 1 for i in ids):
         raise ParameterError("key_frame needs two or more symbols of one token each")
     keys = _first_keys(subject, torch.tensor(ids))
-    heads = subject.model.config.num_key_value_heads
+    config = subject.model.config
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     split = keys.reshape(len(keys), heads, -1).transpose(1, 0, 2)
     unit = split / np.linalg.norm(split, axis=2, keepdims=True)
     cosines = np.abs(unit @ unit.transpose(0, 2, 1))
@@ -107,19 +109,22 @@ def random_abs_cosine(dimension: int) -> float:
 
 
 def _first_keys(subject: LoadedModel, ids: torch.Tensor) -> Floats:
-    """(V, H d) outputs of the first k_proj, one single-token sequence for each symbol."""
-    projections = [m for n, m in subject.model.named_modules() if n.endswith(".k_proj")]
+    """(V, H d) keys of the first layer, one single-token sequence for each symbol."""
+    projections = [(m, n.endswith(".c_attn")) for n, m in subject.model.named_modules()
+                   if n.endswith((".k_proj", ".attn.c_attn"))]
     if not projections:
-        raise ModelError(f"{subject.name} has no layers with a k_proj, so its keys are not read; "
-                         "use a Llama-shaped model")
+        raise ModelError(f"{subject.name} has no layers with a k_proj or c_attn, so its keys are "
+                         "not read; use a Llama- or GPT-2-shaped model")
+    first, joint = projections[0]
     caught: list[torch.Tensor] = []
-    hook = projections[0].register_forward_hook(lambda _m, _i, output: caught.append(output))
+    hook = first.register_forward_hook(lambda _m, _i, output: caught.append(output))
     try:
         with torch.inference_mode():
             subject.model(input_ids=ids.to(subject.model.device))
     finally:
         hook.remove()
-    found: Floats = caught[0][:, 0].double().cpu().numpy()
+    keys = caught[0].chunk(3, -1)[1] if joint else caught[0]  # queries, keys, values
+    found: Floats = keys[:, 0].double().cpu().numpy()
     return found
 
 

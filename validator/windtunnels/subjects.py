@@ -14,7 +14,12 @@ from validator.errors import ParameterError
 from validator.models.loading import LoadedModel
 from validator.models.quiet import quiet
 from validator.types import Progress
-from validator.windtunnels.bayes_training import reference_model, save_reference, train_bayes
+from validator.windtunnels.bayes_training import (
+    Shape,
+    reference_model,
+    save_reference,
+    train_bayes,
+)
 from validator.windtunnels.bijection import BijectionTunnel
 from validator.windtunnels.contract import Problem
 from validator.windtunnels.evidence import EvidenceTunnel
@@ -43,9 +48,13 @@ class Subject:
     tunnel: AnyTunnel
     style: str
     steps: int
-    """Batches of 64 problems, unless another number is asked for."""
+    """Batches, unless another number is asked for."""
     layers: int | None = None
     """Of the model; None for the style's usual number."""
+    shape: Shape = "llama"
+    """Of the models of :mod:`.bayes_training`."""
+    batch: int = 64
+    """Problems of a batch; of walks always 64."""
     hold_out: bool = True
     """Whether measured problems are kept out of training: not where there are too few of them."""
 
@@ -69,7 +78,8 @@ class Subject:
         """A model with the first weights of a seed."""
         if isinstance(self.tunnel, EvidenceTunnel):
             layers = {} if self.layers is None else {"layers": self.layers}
-            return reference_model(self.tunnel, self.style, seed=seed, **layers)
+            return reference_model(
+                self.tunnel, self.style, seed=seed, shape=self.shape, **layers)
         return path_model(self.tunnel, self.style, seed=seed, layers=self.layers)
 
     def train(
@@ -89,7 +99,7 @@ class Subject:
             "budget_seconds": budget_seconds, "held_out": held_out if self.hold_out else (),
             "checkpoints": checkpoints, "save": save, "progress": progress, **rate}
         if isinstance(self.tunnel, EvidenceTunnel):
-            return train_bayes(self.tunnel, self.style, model, **options)
+            return train_bayes(self.tunnel, self.style, model, batch_size=self.batch, **options)
         return train_paths(self.tunnel, self.style, model, **options)
 
     def save(self, model: Any, folder: Path) -> None:
@@ -120,8 +130,8 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType({subject.name: subject for su
     Subject("flat-16", SMALL, "flat", 1000),
     Subject("flat-16-one-layer", SMALL, "flat", 1000, layers=1),
     Subject("filter-sort", FilterSortTunnel(), "flat", 1500),
-    Subject("bijection-10", BijectionTunnel(10), "pairs", 15_000),
-    Subject("bijection-20", BijectionTunnel(20), "pairs", 10_000),
+    Subject("bijection-10", BijectionTunnel(10), "pairs", 13_000),
+    Subject("bijection-20", BijectionTunnel(20), "pairs", 20_000, shape="gpt2", batch=32),
     Subject("bijection-10-repeat", BijectionTunnel(10, repeat=True), "pairs", 5000),
     Subject("hmm-fixed", HMMTunnel(), "symbols", 1000),
     Subject("hmm-banded", HMMTunnel(banded=True), "symbols", 1000),

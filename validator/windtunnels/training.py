@@ -17,10 +17,14 @@ from validator.errors import ModelError, ParameterError
 from validator.types import Progress
 from validator.windtunnels.contract import TokenBatch
 
-__all__ = ["BatchSource", "TrainingRun", "supervised_loss", "train_reference"]
+__all__ = ["BatchSource", "Loss", "TrainingRun", "supervised_loss", "train_reference"]
 
 CHUNK = 32
 """Batches drawn at a time: many problems at once cost little more than one."""
+
+
+Loss = Callable[[Any, Tensor, Tensor], Tensor]
+"""(model, (B, T) ids, (B, T) labels) -> what is minimised, a scalar."""
 
 
 class BatchSource(Protocol):
@@ -39,7 +43,7 @@ class TrainingRun:
     cpu_seconds: float
     """CPU seconds of the process, over all threads, those of ``save`` not counted."""
     losses: tuple[float, ...]
-    """(steps,) mean cross-entropy of each batch's supervised positions, in nats."""
+    """(steps,) of each batch: by default mean cross-entropy of supervised positions, in nats."""
     stopped: Literal["steps", "budget"]
     """Why it ended. A run that ended for want of time is another run on another machine."""
 
@@ -55,6 +59,7 @@ def train_reference(
     learning_rate: float = 3e-3,
     budget_seconds: float | None = None,
     weight_decay: float = 0.0,
+    beta2: float = 0.999,
     warmup: int = 50,
     final_rate: float = 0.1,
     held_out: Collection[str] = (),
@@ -62,6 +67,7 @@ def train_reference(
     save: Callable[[int], None] | None = None,
     progress: Progress | None = None,
     threads: int = 1,
+    loss: Loss | None = None,
 ) -> TrainingRun:
     """Train a causal LM in place with AdamW; every batch is of problems never drawn before.
 
@@ -78,6 +84,7 @@ def train_reference(
         learning_rate: the highest.
         budget_seconds: CPU seconds of the process after which no further batch is begun, or None.
         weight_decay: of AdamW.
+        beta2: of AdamW, in (0, 1): how slowly it forgets the size of gradients.
         warmup: steps over which the learning rate rises.
         final_rate: the last learning rate as a share of the highest, in [0, 1].
         held_out: ids of problems that are never trained on.
@@ -86,6 +93,7 @@ def train_reference(
         save: takes a checkpoint of the model.
         progress: called with (steps done, ``max_steps``).
         threads: of torch, while this runs.
+        loss: by default :func:`supervised_loss`.
 
     Raises:
         ParameterError: a number out of its range, or checkpoints without ``save``.
@@ -96,7 +104,8 @@ def train_reference(
         raise ParameterError("checkpoints need `save`, which takes them; pass both or neither")
     rate = _Rate(learning_rate, warmup, final_rate, max_steps)
     batches = _batches(tunnel, style, seed, batch_size, frozenset(held_out))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, beta2))
     clock, before = _Clock(budget_seconds), torch.get_num_threads()
     losses: list[float] = []
     torch.set_num_threads(threads)
@@ -104,7 +113,8 @@ def train_reference(
         _checkpoint(0, checkpoints, save, clock)
         model.train()
         while len(losses) < max_steps and not clock.spent():
-            losses.append(_step(model, optimizer, rate(len(losses)), next(batches)))
+            losses.append(_step(model, optimizer, rate(len(losses)), next(batches),
+                                loss or supervised_loss))
             _checkpoint(len(losses), checkpoints, save, clock)
             if progress is not None:
                 progress(len(losses), max_steps)
@@ -176,13 +186,14 @@ def _checkpoint(
 
 
 def _step(
-    model: Any, optimizer: torch.optim.Optimizer, rate: float, batch: tuple[Tensor, Tensor]
+    model: Any, optimizer: torch.optim.Optimizer, rate: float, batch: tuple[Tensor, Tensor],
+    loss_of: Loss,
 ) -> float:
     model.train()  # a checkpoint may have evaluated it
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
-    loss = supervised_loss(model, *batch)
+    loss = loss_of(model, *batch)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
