@@ -140,6 +140,10 @@ def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
 def _rows(path: Path, line: int, record: Mapping[str, Any], task: str, repeats: int
           ) -> list[_Row]:
     """The responses of one document."""
+    if isinstance(record.get("queries"), Mapping):
+        raise HarnessError(f"{path}: {task} logged log-likelihoods, which have no scores to report "
+                           "on; its metrics are in the results, and what was found at each query "
+                           "in the column `queries`")
     try:
         prompt = record["arguments"]["gen_args_0"]["arg_0"]
         if not isinstance(prompt, str) or prompt.startswith("['["):

@@ -176,10 +176,22 @@ def make_scorer(metadata: Mapping[str, Any]) -> tuple[ResponseScorer | None, str
 def _unreadable(scorer: ResponseScorer) -> str | None:
     """Why the evaluated model's attention cannot be read, found before anything is generated."""
     try:
-        scorer.validator.prepare().extractor.transform([Trace("probe", "probe", "1 + 1 =", " 2")])
+        extractor = scorer.validator.prepare().extractor
+        extractor.transform([_probe(extractor.tokenizer_)])
     except ModelError as error:
         return str(error)
     return None
+
+
+def _probe(tokenizer: Any) -> Trace:
+    """A short text that a tokenizer can write; one of symbols alone has none but its own."""
+    try:
+        tokenizer("1 + 1 = 2")
+    except Exception:  # it has no type of its own
+        special = set(tokenizer.all_special_tokens)
+        own = [word for word in tokenizer.get_vocab() if word not in special]
+        return Trace("probe", "probe", f"{own[0]} ", own[-1])
+    return Trace("probe", "probe", "1 + 1 =", " 2")
 
 
 def _make(reader: Reader, metadata: Mapping[str, Any]) -> ResponseScorer:

@@ -49,7 +49,7 @@ UNDEFINED = "N/A"
 string lm-eval itself uses for a standard error that it does not have."""
 INVALID = "[invalid]"
 """What lm-eval's filters return where they find no answer."""
-SHAPING = ("data_files", "problem_count", "problem_seed", "problems", "repeats")
+SHAPING = ("data_files", "problem_count", "problem_seed", "problems", "repeats", "tunnel", "style")
 """Keys of ``--metadata`` that change a task's requests, which lm-eval's cache of them ignores."""
 
 
