@@ -91,7 +91,7 @@ class Validator:
         if not hasattr(self.extractor, "feature_names_"):
             raise ArtifactError("the extractor has not read a trace yet, so its columns are not "
                                 "known; call fit_transform first")
-        names = self._columns(self.extractor.feature_names_)
+        names = self.classifier_columns(self.extractor.feature_names_)
         notes = dict(metadata or {})
         if self.calibration is not None:
             notes[CALIBRATION] = {k: list(v) for k, v in self.calibration.items()}
@@ -203,7 +203,7 @@ class Validator:
         if self._artifact is not None:
             self._artifact.provenance.require_equal(
                 read_by_artifact(features.provenance), "features for this artifact")
-        X = features.select(self._columns(features.names))
+        X = features.select(self.classifier_columns(features.names))
         margins = np.asarray(self.classifier.decision_function(X), dtype=np.float64)
         if self.calibration is None:
             chances = np.asarray(self.classifier.predict_proba(X)[:, 1], dtype=np.float64)
@@ -211,7 +211,11 @@ class Validator:
         bounds = venn_abers(self.calibration["margins"], self.calibration["labels"], margins)
         return merged_probability(bounds), bounds, margins
 
-    def _columns(self, names: Sequence[str]) -> tuple[str, ...]:
+    def classifier_columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Which of the extractor's columns the classifier reads, in its order.
+
+        Raises FeatureMismatchError for a classifier that was fitted on another number of columns.
+        """
         if self._artifact is not None:
             return self._artifact.feature_names
         assert self.classifier is not None

@@ -18,7 +18,10 @@ from validator.features.reading import Reading, TraceFeatures
 from validator.features.reduction import LayerSums, Request, RowSums, join, reduce_rows
 from validator.features.tokens import TokenScores, token_scores
 
-__all__ = ["Prefix", "describe", "extend_prefix", "layer_sums", "like_weights", "read_batch"]
+__all__ = [
+    "Prefix", "completion_scores", "describe", "extend_prefix", "layer_sums", "like_weights",
+    "read_batch",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def describe(
     total = forward.start + forward.final.shape[1]
     head = plain_head(model)
     views = [View.of(t, plan.by_step) for t in traces]
-    scores = [_scores(forward, head, i, t, total) for i, t in enumerate(traces)]
+    scores = [completion_scores(forward, head, i, t, total) for i, t in enumerate(traces)]
     if request is None:
         request = request_rows(views, scores, plan, forward.start, total, like_weights(model))
     readings = _readings(views, scores, plan)
@@ -147,11 +150,19 @@ def _past(prefix: Prefix | None, batch: int) -> Any:
     return cache
 
 
-def _scores(
+def completion_scores(
     forward: CapturedForward, head: torch.nn.Module | None, row: int, trace: EncodedTrace,
     total: int,
 ) -> TokenScores:
-    """Scores of the completion's tokens, each from what the model made of the token before it."""
+    """Scores of the completion's tokens, each from what the model made of the token before it.
+
+    Args:
+        forward: with logits of those tokens, where ``head`` is None.
+        head: from :func:`validator.features.head.plain_head`.
+        row: which sequence of the batch.
+        trace: its tokens.
+        total: tokens of the padded sequence.
+    """
     made_of = forward.logits[row] if head is None else forward.final[row]
     first = trace.prompt_length - 1 - (total - made_of.shape[0])
     targets = torch.tensor(trace.ids[trace.prompt_length :], device=made_of.device)
