@@ -80,9 +80,9 @@ def test_nothing_to_choose_among_is_no_report() -> None:
 @pytest.mark.slow
 def test_a_small_study_from_end_to_end() -> None:
     heard: list[str] = []
-    settings = StudySettings((0, 1), problems=100, twins=60, samples=3, prefixes=60, positions=(3,),
+    settings = StudySettings((0, 1), problems=250, twins=60, samples=3, prefixes=60, positions=(3,),
                              resamples=30)
-    study = run_study(settings, {"tiny": Subject(TINY, "edges", 200, 200, 60)},
+    study = run_study(settings, {"tiny": Subject(TINY, "edges", 200, 200, 120)},
                       {"hmm": replace(EVIDENCE["hmm-banded"], steps=5)},
                       lambda what, done, total: heard.append(what))
     assert {c.comparison for c in study.contests} >= set(TINY.corruptions)
