@@ -21,9 +21,10 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 LONGEST = (
-    "test_readme.py", "test_endpoint_server.py", "test_checkpoint_guides.py",
-    "test_lm_eval_command.py", "test_real_model.py")
-"""Files that are begun first where several processes share the tests, a file each at a time."""
+    "test_readme.py", "test_checkpoint_guides.py", "test_endpoint_server.py",
+    "test_real_model.py")
+"""Files that are begun first where several processes share the tests, a file each at a time. Of
+those that hold :func:`lm_eval_lock` one alone: another would wait for it."""
 
 
 @pytest.hookimpl(trylast=True)
