@@ -105,7 +105,7 @@ class Run:
         return {
             "subject": {"name": s.name, "tunnel": s.tunnel.name, "style": s.style,
                         "settings": settings_of(s.tunnel), "steps": s.steps, "layers": s.layers,
-                        "hold_out": s.hold_out},
+                        "shape": s.shape, "batch": s.batch, "hold_out": s.hold_out},
             "schedule": asdict(self.schedule), "parameters": self.parameters,
             "steps": t.steps, "stopped": t.stopped, "cpu_seconds": t.cpu_seconds,
             "checkpoints": [asdict(c) for c in self.checkpoints],
@@ -160,8 +160,9 @@ def read_run(folder: Path) -> Run:
         found = json.loads(path.read_text(encoding="utf-8"))
         own = found["subject"]
         tunnel = tunnel_from_json(own["tunnel"], own["settings"])
-        subject = Subject(own["name"], tunnel, own["style"], own["steps"], own["layers"],
-                          own["hold_out"])
+        subject = Subject(
+            own["name"], tunnel, own["style"], own["steps"], layers=own["layers"],
+            shape=own["shape"], batch=own["batch"], hold_out=own["hold_out"])
         training = TrainingRun(found["steps"], found["cpu_seconds"], tuple(found["losses"]),
                                found["stopped"])
         return Run(folder, subject, Schedule(**found["schedule"]), found["parameters"], training,
