@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from validator.errors import NoAttentionError
 from validator.features.interface_rows import (
@@ -32,8 +32,8 @@ from validator.features.interface_rows import (
 from validator.features.untouched import implementation
 
 __all__ = [
-    "Consumers", "Recorder", "Window", "interface_calls", "layer_index", "layer_paths", "recording",
-    "served_by_sdpa",
+    "EAGER", "Consumers", "Recorder", "Window", "interface_calls", "layer_index", "layer_paths",
+    "recording", "served_by_sdpa",
 ]
 
 Consumers = dict[int, BlockConsumer]
@@ -58,6 +58,8 @@ class _Name(str):
 
 
 IMPLEMENTATION = _Name("spectral_validator")
+EAGER = "spectral_validator_eager"
+"""The same with the masks of eager attention, for recorders that compute eagerly themselves."""
 ELSEWHERE = ("indices", "block_indices")
 """Options in which sparse attention hands its choice of keys to kernels that understand it."""
 
@@ -254,11 +256,15 @@ def served_by_sdpa(model: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def recording(model: Any, recorder: Recorder) -> Iterator[None]:
-    """Show the recorder every attention call of the model, which computes with its usual kernel."""
+def recording(model: Any, recorder: Recorder, name: str | None = None) -> Iterator[None]:
+    """Show the recorder every attention call of the model, which computes with its usual kernel.
+
+    With the name :data:`EAGER` its masks are those of eager attention, and the recorder gives each
+    call's output.
+    """
     token = _active.set(recorder)
     try:
-        with implementation(model, IMPLEMENTATION):
+        with implementation(model, IMPLEMENTATION if name is None else name):
             yield
     finally:
         _active.reset(token)
@@ -266,3 +272,5 @@ def recording(model: Any, recorder: Recorder) -> Iterator[None]:
 
 AttentionInterface.register(IMPLEMENTATION, _record)
 AttentionMaskInterface.register(IMPLEMENTATION, _causal_mask)
+AttentionInterface.register(EAGER, _record)
+AttentionMaskInterface.register(EAGER, eager_mask)

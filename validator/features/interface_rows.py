@@ -23,7 +23,8 @@ from validator.features.rows import RowKernel
 from validator.features.untouched import evaluating
 from validator.types import AttentionRows
 
-__all__ = ["NOT_SDPA", "BlockConsumer", "InterfaceCall", "output_in_blocks", "read_while_running"]
+__all__ = ["NOT_SDPA", "BlockConsumer", "InterfaceCall", "eager_output", "output_in_blocks",
+           "read_while_running", "weights_with_gradient"]
 
 BLOCK_BYTES = 2**21
 """Size of one block of attention rows of all heads: about what a processor's cache holds."""
@@ -113,6 +114,21 @@ def output_in_blocks(call: InterfaceCall) -> Tensor:
     offset = call.key.shape[2] - call.query.shape[2]
     parts = [_eager_rows(call, first, last, offset)[0] for first, last in _row_blocks(call)]
     return torch.cat(parts, 1)
+
+
+def eager_output(call: InterfaceCall) -> Tensor:
+    """(B, R, H, D) what the model's own eager function returns, in one piece, with gradient."""
+    return _eager_rows(call, 0, call.query.shape[2], call.key.shape[2] - call.query.shape[2])[0]
+
+
+def weights_with_gradient(call: InterfaceCall, first: int) -> Tensor:
+    """(B, H, R - first, T) weights of the rows from ``first`` on, all at once, without dropout.
+
+    Gradients flow to queries and keys. Single precision or better.
+    """
+    wide, rows = _widened(call), call.query.shape[2]
+    with evaluating(call.module):
+        return _eager_rows(wide, first, rows, call.key.shape[2] - rows)[1]
 
 
 _plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
