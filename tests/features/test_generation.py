@@ -137,7 +137,10 @@ def test_in_double_precision_they_agree_to_nine_digits(kind: str) -> None:
     # Value norms are single precision in any model.
     single = {n for n in worst if Column.parse(n).signal == "value_norm"}
     assert max(worst[n] for n in single if not is_z_score(n)) < 1e-4
-    rest = {n: g for n, g in plain(worst).items() if n not in single}
+    # HFER of permuted layer-0 graphs may hardly differ: on some processors its z-score then divides
+    # by rounding. All other z-scores are compared.
+    rest = {n: g for n, g in worst.items()
+            if n not in single and not (n.startswith("hfer") and n.endswith("z_permuted"))}
     assert max(rest.values()) < 1e-9, max(rest, key=lambda n: rest[n])
 
 
