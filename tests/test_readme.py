@@ -42,7 +42,7 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 @pytest.mark.timeout(1500)
 def test_commands_and_python_run_as_printed(tmp_path: Path, lm_eval_lock: FileLock) -> None:
     programs = Path(sys.executable).parent
-    environment = {"OMP_NUM_THREADS": "2"} | os.environ | {
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ | {
         "TOKENIZERS_PARALLELISM": "false", "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
     with lm_eval_lock:
         for command in commands():
@@ -63,7 +63,7 @@ def test_commands_and_python_run_as_printed(tmp_path: Path, lm_eval_lock: FileLo
 @pytest.mark.timeout(900)
 def test_demo_on_a_small_share(tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("validator")
-    done = subprocess.run([program, "demo", "--share", "0.15", "--folds", "5", "--threads", "2"],
+    done = subprocess.run([program, "demo", "--share", "0.15", "--folds", "5", "--threads", "1"],
                           cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     for text in ("spectra + token signals", "majority vote", "oracle", "verdict", "log-prob"):

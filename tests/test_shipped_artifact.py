@@ -57,7 +57,7 @@ def test_score_needs_no_training(tmp_path: Path) -> None:
     write_traces(tmp_path / "traces.jsonl", traces)
     program = Path(sys.executable).with_name("validator")
     done = subprocess.run(
-        [program, "score", "traces.jsonl", "-o", "scores.jsonl", "--no-store", "--threads", "2"],
+        [program, "score", "traces.jsonl", "-o", "scores.jsonl", "--no-store", "--threads", "1"],
         cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert MODEL in done.stdout

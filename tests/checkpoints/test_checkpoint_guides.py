@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.model]
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false",
+    return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
                          "HF_HUB_OFFLINE": "1"}
 
 
@@ -38,7 +38,8 @@ def test_training_examples_run_as_printed(page: str, tmp_path: Path) -> None:
 
 
 def test_the_experiment_at_a_small_size_goes_on_where_it_stood(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXPERIMENT), "--small", "--output", str(tmp_path)]
+    command = [sys.executable, str(EXPERIMENT), "--small", "--threads", "1",
+               "--output", str(tmp_path)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     written = next(tmp_path.glob("seed*.json"))

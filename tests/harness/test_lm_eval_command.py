@@ -27,7 +27,7 @@ STRICT = "strict-match"
 def run(program: str, *arguments: str, folder: Path, check: bool = True,
         **variables: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
-        "OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_CACHE": str(folder / "datasets"), **variables}
     done = subprocess.run([BIN / program, *arguments], cwd=folder, env=environment,
                           capture_output=True, text=True, check=False)

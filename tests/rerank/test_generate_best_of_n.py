@@ -268,10 +268,11 @@ def test_the_default_model() -> None:
     chosen = generate_best_of_n(
         validator, prompt, 8, max_new_tokens=style.max_new_tokens, stop=style.stop,
         answer_style=style.answer_style)
-    for candidate, score in zip(
-        (c for c in chosen.candidates if c.score is not None), validator.score(readable),
-        strict=True,
-    ):
-        assert candidate.id == score.trace_id
-        assert candidate.score == pytest.approx(score.learned, abs=1e-4)
+    scored = [c for c in chosen.candidates if c.score is not None]
+    own, again = validator.score_features(found.features), validator.score(readable)
+    for candidate, seen, reread in zip(scored, own, again, strict=True):
+        assert candidate.id == seen.trace_id == reread.trace_id
+        assert candidate.score == pytest.approx(seen.learned, abs=1e-4)
+        # P(valid) is a step function of the columns: rounding may move a trace over one step.
+        assert candidate.score == pytest.approx(reread.learned, abs=0.05)
     assert chosen.chosen.score == max(c.score for c in chosen.candidates if c.score is not None)
