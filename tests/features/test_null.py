@@ -81,7 +81,7 @@ def test_every_z_column_is_the_slow_one(tiny: Any, make_tiny: Callable[..., Any]
     assert len(kinds) > 90
     for i in columns:
         expected = slow_z(oracle, found.names[i])
-        # A small spread of the drawn graphs magnifies rounding, by another amount on each processor.
+        # A small spread of the drawn graphs magnifies rounding, differently on each processor.
         assert found.values[0, i] == pytest.approx(expected, rel=2e-4, abs=2e-4), found.names[i]
 
 

@@ -138,7 +138,7 @@ def test_the_loop_evaluate_report_train_and_evaluate_again(
     common = ["--model", "hf", "--model_args", f"pretrained={model}", "--device", "cpu",
               "--batch_size", "64", "--log_samples", "--tasks",
               "arithmetic_word_problems_spectral_n8"]
-    asked = {"problem_count": 16, "problem_seed": 21}
+    asked = {"problem_count": 10, "problem_seed": 21}
     first = run("lm_eval", *common, "--metadata", json.dumps(asked), "--output_path", "first",
                 folder=tmp_path)
     for rule in ("majority_vote", "weighted_vote_validity", "oracle", "best_of_n_validity",
@@ -149,11 +149,11 @@ def test_the_loop_evaluate_report_train_and_evaluate_again(
     _, samples = logged(tmp_path / "first")
     fresh = [s for s in samples["arithmetic_word_problems_spectral_n8"]
              if not s["spectral"].get("seen")]
-    assert told["facts"]["problems"] == len(fresh) > 8  # less the questions it was trained on
+    assert told["facts"]["problems"] == len(fresh) > 5  # less the questions it was trained on
     assert "<svg" in (tmp_path / "page.html").read_text()
     run("validator", "train", "--from-lm-eval", "first", "-o", "artifact", "--folds", "3",
         folder=tmp_path)
-    asked = {"problem_count": 6, "problem_seed": 22, "artifact": str(tmp_path / "artifact")}
+    asked = {"problem_count": 4, "problem_seed": 22, "artifact": str(tmp_path / "artifact")}
     again = run("lm_eval", *common, "--output_path", "second", "--metadata", json.dumps(asked),
                 folder=tmp_path)
     assert "auroc_validity" in again.stdout
