@@ -8,12 +8,13 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALL ?= editable
 PYTEST_ARGS ?=
+INSTALL_ARGS ?=
 WORKERS ?= 2
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 MODEL := smollm2-135m-instruct
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(INSTALL_ARGS) -c constraints.txt
 STAMP := $(VENV)/.installed-$(INSTALL)
 RUNTIME := $(VENV)/.installed-runtime
 SOURCES := $(shell find validator -type f -not -name '*.pyc')

@@ -9,11 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
+from validator.columns import BASELINES, Column
+from validator.features.table import write_features
 from validator.training.datasets import write_traces
-from validator.types import Trace
+from validator.types import FeatureMatrix, Provenance, Trace
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,7 +66,7 @@ def test_commands_and_python_run_as_printed(tmp_path: Path, lm_eval_lock: FileLo
 @pytest.mark.timeout(900)
 def test_demo_on_a_small_share(tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("validator")
-    done = subprocess.run([program, "demo", "--share", "0.15", "--folds", "5", "--threads", "1"],
+    done = subprocess.run([program, "demo", "--share", "0.1", "--folds", "5", "--threads", "1"],
                           cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     for text in ("spectra + token signals", "majority vote", "oracle", "verdict", "log-prob"):
@@ -71,6 +74,15 @@ def test_demo_on_a_small_share(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "out" / "demo").iterdir()} == {
         "demo.html", "demo.json", "features.parquet"}
     shutil.rmtree(tmp_path / "out")
+
+
+def _features(traces: list[Trace]) -> FeatureMatrix:
+    """Random numbers under the names of baselines and three graph columns."""
+    names = (*(str(Column(b)) for b in BASELINES),
+             *(str(Column("fiedler_value", layer, None, "completion")) for layer in range(3)))
+    values = np.random.default_rng(0).normal(size=(len(traces), len(names)))
+    return FeatureMatrix(values.astype(np.float32), names, tuple(traces),
+                         np.full((len(traces), 2), 5), Provenance("m", "r", "default", 1))
 
 
 @pytest.mark.shared
@@ -81,6 +93,7 @@ def test_python_blocks_of_the_guide_run(
 ) -> None:
     """In a folder with the files that the blocks speak of."""
     write_traces(tmp_path / "traces.jsonl", traces)
+    write_features(tmp_path / "features.parquet", _features(traces))
     shutil.copy(shared_data / "prmbench_dev.jsonl", tmp_path / "prmbench.jsonl")
     monkeypatch.chdir(tmp_path)
     for code in blocks(page.read_text(encoding="utf-8"), "python"):
