@@ -26,7 +26,7 @@ from validator.features.shard_worker import ExtractionJob, ShardWorker
 from validator.features.shards import TraceShard
 from validator.features.store_upkeep import store_stats, verify_store
 
-KILLS = 20
+KILLS = 10
 TRACES = make_traces(8, 3)
 
 
@@ -68,7 +68,7 @@ def fork(job: ExtractionJob, back: bool) -> int:
 
 
 @pytest.mark.slow
-def test_twenty_kills_of_two_drivers_lose_nothing(model_folder: Path, tmp_path: Path) -> None:
+def test_ten_kills_of_two_drivers_lose_nothing(model_folder: Path, tmp_path: Path) -> None:
     made = subprocess.run([sys.executable, __file__, tmp_path, model_folder], check=True,
                           text=True, stdout=subprocess.PIPE, timeout=600)
     report = json.loads(made.stdout)

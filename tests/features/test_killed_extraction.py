@@ -24,7 +24,7 @@ from validator.features.extractor import SpectralFeatureExtractor
 from validator.features.store_upkeep import store_stats, verify_store
 from validator.types import FeatureMatrix, Trace
 
-KILLS, SHARD_ROWS = 100, 3
+KILLS, SHARD_ROWS = 50, 3
 TRACES = [Trace(f"t{i}", f"p{i // 4}", f"Q: add {i // 4} and it.\nA:", f" {i} and {i * i}." * 3, 1)
           for i in range(30)]
 
@@ -80,7 +80,7 @@ def same(a: FeatureMatrix, b: FeatureMatrix) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_killed_extractions_lose_nothing(tmp_path: Path) -> None:
+def test_fifty_killed_extractions_lose_nothing(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, __file__, tmp_path], check=True, text=True,
                           stdout=subprocess.PIPE, timeout=600)
     report = json.loads(done.stdout)
