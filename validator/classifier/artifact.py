@@ -19,7 +19,7 @@ from typing import Any
 from sklearn.utils.validation import check_is_fitted
 
 from validator.classifier.estimator import ValidityClassifier
-from validator.classifier.folder import replace_folder
+from validator.classifier.folder import replace_folder, standing_folder
 from validator.classifier.state import decode_classifier, encode_classifier, encode_parameters
 from validator.errors import ArtifactError, FeatureMismatchError
 from validator.types import Provenance
@@ -85,7 +85,7 @@ def load_artifact(path: Path | str, expect: Provenance | None = None) -> Artifac
     ``expect``: the provenance of the features at hand; FeatureMismatchError names every difference.
     Raises ArtifactError for a folder that is missing, damaged, foreign or of a newer format.
     """
-    folder = Path(path)
+    folder = standing_folder(Path(path))
     manifest = _checked_manifest(folder)
     provenance = _provenance(manifest, folder)
     if expect is not None:

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from validator.classifier.targets import require
 
-__all__ = ["BoostedHead", "best_tree_count", "fit_boosted", "thread_count"]
+__all__ = [
+    "MAX_BIN",
+    "BoostedHead",
+    "best_tree_count",
+    "booster_parameters",
+    "fit_boosted",
+    "thread_count",
+]
 
 Array = NDArray[np.float64]
 Labelled = tuple[Array, Array, Array]
@@ -63,7 +70,7 @@ def fit_boosted(Z: Array, y: Array, weights: Array, *, n_estimators: int, thread
     whether a row is repeated or has a larger weight.
     """
     Z, y, weights = _merge(Z, y, weights)
-    params = _booster_parameters(y, weights, seed, threads) | tree
+    params = booster_parameters(y, weights, seed, threads) | tree
     data = xgboost.DMatrix(Z, label=y, weight=weights, nthread=threads)
     booster = xgboost.train(params, data, num_boost_round=n_estimators)
     return BoostedHead(booster, threads), n_estimators
@@ -98,7 +105,7 @@ class _FoldRun:
         self._train = xgboost.DMatrix(Z, label=y, weight=weights, nthread=threads)
         self._test = xgboost.DMatrix(test[0], nthread=threads)
         self._sign, self._weights, self._trees = 1 - 2 * test[1], test[2], 0
-        params = _booster_parameters(y, weights, seed, threads) | tree
+        params = booster_parameters(y, weights, seed, threads) | tree
         self._booster = xgboost.Booster(params, [self._train, self._test])
 
     def grow(self) -> float:
@@ -109,7 +116,8 @@ class _FoldRun:
         return float(np.average(np.logaddexp(0, self._sign * margin), weights=self._weights))
 
 
-def _booster_parameters(y: Array, weights: Array, seed: int, threads: int) -> dict[str, Any]:
+def booster_parameters(y: Array, weights: Array, seed: int, threads: int) -> dict[str, Any]:
+    """XGBoost's parameters but those of the trees, for (N,) labels 0 / 1 and their weights."""
     return {"objective": "binary:logistic", "tree_method": "hist", "max_bin": MAX_BIN,
             "verbosity": 0, "seed": seed, "nthread": threads,
             "base_score": float(weights @ y / weights.sum())}

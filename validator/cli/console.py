@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from validator.types import Progress as ProgressCallback
+from validator.whole_file import write_text_whole
 
 if TYPE_CHECKING:
     from validator.metrics import Interval
@@ -79,9 +80,8 @@ def print_json(value: Any) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """The same as a file; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    """The same as a file, whole or not at all; its folder is made."""
+    write_text_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def interval_text(value: Interval | None) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from validator.cli.backend import ray_cluster
 from validator.cli.console import console, error_console, print_json, progress, table
 from validator.errors import ParameterError
+from validator.whole_file import write_text_whole
 
 if TYPE_CHECKING:
     from validator.features.shard_ledger import FailedTrace
@@ -182,10 +183,9 @@ def _quarantine(
     """A file beside the output, or beside the traces where the output is behind a URL."""
     beside = args.traces if "://" in args.output else Path(args.output)
     path = beside.with_name(f"{beside.stem}.unreadable.jsonl")
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps({"id": f.id, "error": f.error, "tries": f.tries}) + "\n"
                    for f in failed)
-    path.write_text(text, encoding="utf-8")
+    write_text_whole(path, text)
     return path
 
 

@@ -19,6 +19,7 @@ from validator.cli.console import (
 )
 from validator.errors import ParameterError
 from validator.types import Trace, ValidityScore
+from validator.whole_file import write_text_whole
 
 __all__ = ["register"]
 
@@ -135,9 +136,7 @@ def _as_json(trace: Trace, score: ValidityScore) -> dict[str, Any]:
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8")
+    write_text_whole(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
 def _show(

@@ -21,11 +21,11 @@ from typing import Any
 
 from validator.errors import StoreError
 from validator.features.shards import TraceShard, decode_shard, encode_shard_traces
-from validator.features.store_files import lock as lock_file
 from validator.features.store_files import make_folder, remove_dead_temporaries, write_whole
 from validator.features.store_place import Place, RemotePath, store_place
 from validator.features.store_recipe import recipe_hash
 from validator.types import Provenance
+from validator.whole_file import lock as lock_file
 
 __all__ = ["FailedTrace", "ShardLedger", "ShardRecord", "ShardRow"]
 

@@ -1,16 +1,8 @@
-"""Files that appear whole or not at all, and what a killed writer leaves behind.
-
-A file is written under a temporary name and renamed. The writer holds a lock on the temporary file
-until it has its final name; the system drops that lock when the process dies, however it dies. So a
-temporary file that can be locked belongs to nobody.
-"""
+"""The files of a store, here or behind a URL: written whole, found damaged, set aside."""
 
 from __future__ import annotations
 
-import errno
 import os
-import secrets
-import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,10 +10,10 @@ from pathlib import Path
 
 from validator.errors import StoreWarning
 from validator.features.store_place import Place, RemotePath
+from validator.whole_file import TEMPORARY, create_locked, is_dead, sync_folder
 
 __all__ = [
     "dead_temporaries",
-    "lock",
     "make_folder",
     "remove_dead_temporaries",
     "set_aside",
@@ -30,7 +22,6 @@ __all__ = [
 ]
 
 CORRUPT = ".corrupt"
-TEMPORARY = ".tmp"
 
 
 def write_whole(target: Place, content: bytes) -> None:
@@ -45,7 +36,7 @@ def write_whole(target: Place, content: bytes) -> None:
     if isinstance(target, RemotePath):
         target.write_bytes(content)
         return
-    descriptor, temporary = _create(target.parent)
+    descriptor, temporary = create_locked(target.parent)
     try:
         _write_all(descriptor, content)
         os.fsync(descriptor)
@@ -57,7 +48,7 @@ def write_whole(target: Place, content: bytes) -> None:
         raise
     finally:
         os.close(descriptor)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def make_folder(folder: Place) -> None:
@@ -65,17 +56,17 @@ def make_folder(folder: Place) -> None:
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(folder, Path):
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
 
 
 def dead_temporaries(folder: Place) -> list[Path]:
     """Temporary files in the folder whose writer has died."""
-    return [path for path in _temporaries(folder) if _if_dead(path, remove=False)]
+    return [path for path in _temporaries(folder) if is_dead(path, remove=False)]
 
 
 def remove_dead_temporaries(folder: Place) -> list[Path]:
     """Remove the temporary files whose writer has died, where that is allowed; which they were."""
-    return [path for path in _temporaries(folder) if _if_dead(path, remove=True)]
+    return [path for path in _temporaries(folder) if is_dead(path, remove=True)]
 
 
 def set_aside(path: Place, error: Exception, *, move: bool) -> None:
@@ -106,62 +97,7 @@ def _temporaries(folder: Place) -> list[Path]:
     return sorted(folder.glob(f".*{TEMPORARY}"))
 
 
-def _create(folder: Path) -> tuple[int, Path]:
-    """A new, locked file that no other process will remove while the lock is held."""
-    while True:
-        path = folder / f".{secrets.token_hex(8)}{TEMPORARY}"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        # Where files cannot be locked, nobody can find out that a writer is dead either.
-        with suppress(OSError):
-            lock(descriptor, wait=True)
-        # Between the two lines above, another process may have locked the file and removed it.
-        if os.fstat(descriptor).st_nlink:
-            return descriptor, path
-        os.close(descriptor)
-
-
 def _write_all(descriptor: int, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def _if_dead(path: Path, *, remove: bool) -> bool:
-    """Whether the writer has died; and, if wanted, the file is gone. False where one cannot tell.
-
-    The lock is held while the file is removed, so that a writer that has just made it finds out.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-        try:
-            lock(descriptor, wait=False)
-            if remove:
-                path.unlink()
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return False
-    return True
-
-
-def lock(descriptor: int, *, wait: bool) -> None:
-    """Hold an open file until it is closed or the process dies; raises OSError."""
-    if sys.platform == "win32":
-        raise OSError(errno.ENOTSUP, "no file locks that end with their process")
-    import fcntl
-
-    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut, where the system can."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)

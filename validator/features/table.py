@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from validator import __version__
 from validator.errors import FeatureMismatchError, ValidatorError
 from validator.trace_json import trace_from_json, trace_to_json
 from validator.types import FeatureMatrix, Provenance
+from validator.whole_file import replacing
 
-__all__ = ["features_table", "read_features", "write_features"]
+__all__ = ["features_table", "file_metadata", "read_features", "write_features"]
 
 KEY = b"spectral-validator"
 FORMAT = 1
@@ -34,16 +34,11 @@ def write_features(path: str | Path, features: FeatureMatrix) -> None:
         ValidatorError: the folder cannot be written to.
     """
     target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as partial:
+            pq.write_table(features_table(features), partial, compression="zstd")
     except OSError as error:
-        raise ValidatorError(f"cannot write {target}: {error}") from error
-    try:
-        pq.write_table(features_table(features), partial, compression="zstd")
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ValidatorError(f"cannot write {target}: {error}") from error
 
 
@@ -59,7 +54,7 @@ def read_features(path: str | Path) -> FeatureMatrix:
         raise FeatureMismatchError(
             f"cannot read {path} as a feature file: {error}. Feature files are written by "
             "`validator extract`.") from error
-    meta = _metadata(table, path)
+    meta = file_metadata(table, path)
     names = tuple(meta["names"])
     flat = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     reasons = zip(table["id"].to_pylist(), table["nan_reason"].to_pylist(), strict=True)
@@ -93,7 +88,8 @@ def features_table(features: FeatureMatrix) -> Any:
     return table.replace_schema_metadata({KEY: json.dumps(meta)})
 
 
-def _metadata(table: Any, path: str | Path) -> dict[str, Any]:
+def file_metadata(table: Any, path: str | Path) -> dict[str, Any]:
+    """What :func:`write_features` has put into a table's metadata; raises FeatureMismatchError."""
     raw = (table.schema.metadata or {}).get(KEY)
     if raw is None:
         raise FeatureMismatchError(

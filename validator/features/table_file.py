@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from validator.errors import FeatureMismatchError, ValidatorError
 from validator.features.store_place import Place, RemotePath, store_place
 from validator.features.table import features_table
 from validator.types import FeatureMatrix
+from validator.whole_file import PartialFile
 
 __all__ = ["FeatureFile"]
 
@@ -41,6 +41,7 @@ class FeatureFile:
         self._first: FeatureMatrix | None = None
         self._writer: Any = None
         self._scratch: TemporaryDirectory[str] | None = None
+        self._whole: PartialFile | None = None
         self._partial = Path()
         self._place: Place = Path()
 
@@ -52,8 +53,8 @@ class FeatureFile:
                 self._partial = Path(self._scratch.name) / "features.parquet"
             else:
                 self._place.parent.mkdir(parents=True, exist_ok=True)
-                self._partial = self._place.with_name(
-                    f".{self._place.name}.{secrets.token_hex(6)}.tmp")
+                self._whole = PartialFile(self._place)
+                self._partial = self._whole.path
         except OSError as error:
             raise self._refused(error) from error
         return self
@@ -83,7 +84,8 @@ class FeatureFile:
         with suppress(OSError):  # of a file that is given up, or closed already
             if self._writer is not None:
                 self._writer.close()
-        self._partial.unlink(missing_ok=True)
+        if self._whole is not None:
+            self._whole.discard()
         if self._scratch is not None:
             self._scratch.cleanup()
 
@@ -106,8 +108,9 @@ class FeatureFile:
             if isinstance(self._place, RemotePath):
                 with self._partial.open("rb") as source, self._place.open_write() as sink:
                     shutil.copyfileobj(source, sink, 2**24)
-            else:
-                self._partial.replace(self._place)
+            elif self._whole is not None:
+                whole, self._whole = self._whole, None
+                whole.publish()
         except OSError as error:
             raise self._refused(error) from error
 

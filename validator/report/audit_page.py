@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from validator import __version__
 from validator.report.plots import ACCENT, BAD, MUTED, figure_of, forest_plot, svg_of
+from validator.whole_file import write_text_whole
 
 __all__ = ["write_audit_page"]
 
@@ -42,8 +43,7 @@ def write_audit_page(path: Path, result: Mapping[str, Any], *, title: str, comma
         title=title, command=command, version=__version__, shown=SHOWN, **result,
         plots={k: Markup(v) for k, v in plots.items()},
         classifier=", ".join(f"{k}={v}" for k, v in chosen.items()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_text_whole(path, page)
 
 
 def null_plot(tests: Sequence[Mapping[str, Any]]) -> str:

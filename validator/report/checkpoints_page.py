@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from validator import __version__
 from validator.report.plots import ACCENT, BAD, INK, MUTED, figure_of, svg_of
+from validator.whole_file import write_text_whole
 
 __all__ = ["steps_plot", "write_checkpoints_page"]
 
@@ -42,8 +43,7 @@ def write_checkpoints_page(
         title=title, command=command, version=__version__, about=about, notes=notes, rows=rows,
         names=names, plot=Markup(steps_plot(result["checkpoints"], SHOWN)),
         **{k: v for k, v in result.items() if k != "checkpoints"})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_text_whole(path, page)
 
 
 def steps_plot(checkpoints: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:

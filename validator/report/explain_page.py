@@ -17,6 +17,7 @@ from validator.columns import Column
 from validator.errors import ParameterError
 from validator.explain.data import Contributions, Deviations, Explanation
 from validator.report.explain_payload import payload, shown_text
+from validator.whole_file import write_text_whole
 
 __all__ = ["chosen_layer", "write_explain_page"]
 
@@ -54,8 +55,7 @@ def write_explain_page(
         heat=_heat(d), largest=[_cell(d, r, c) for r, c in d.largest(LARGEST)],
         bars=_bars(explanation.verdict.contributions),
         baselines=[_baseline(b) for b in explanation.baselines])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_text_whole(path, page)
 
 
 def chosen_layer(explanation: Explanation, layer: int | None) -> int:

@@ -20,6 +20,7 @@ from validator.report.plots import (
     risk_coverage_plot,
     roc_plot,
 )
+from validator.whole_file import write_text_whole
 
 __all__ = ["write_given_page"]
 
@@ -62,8 +63,7 @@ def write_given_page(
     page = environment.get_template("given.html.j2").render(
         title=title, command=command, version=__version__, learned=learned, about=about,
         notes=notes, **result, plots={k: Markup(v) for k, v in plots.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_text_whole(path, page)
 
 
 def _choosing(result: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from validator.report.plots import (
     risk_coverage_plot,
     roc_plot,
 )
+from validator.whole_file import write_text_whole
 
 __all__ = ["write_report"]
 
@@ -74,8 +75,7 @@ def write_report(
         important=important,
         classifier=", ".join(f"{k}={v}" for k, v in chosen.items()),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_text_whole(path, page)
 
 
 def _choosing(result: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from validator import __version__
 from validator.report.plots import ACCENT, BAD, INK, MUTED, figure_of, svg_of
+from validator.whole_file import write_text_whole
 
 __all__ = ["selection_plot", "write_rerank_page"]
 
@@ -39,8 +40,7 @@ def write_rerank_page(
         title=title, command=command, version=__version__, notes=notes, **result,
         shown=[n for n in result["sizes"] if n in SHOWN],
         plots={"curve": Markup(selection_plot(result))})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_text_whole(path, page)
 
 
 def selection_plot(result: Mapping[str, Any]) -> str:

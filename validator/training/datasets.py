@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from validator import whole_file
 from validator.errors import MalformedTraceError, ParameterError, TraceError
 from validator.trace_json import strict_loads, trace_from_json, trace_to_json
 from validator.training.formats import PUBLIC_FORMATS, Where, merge_problems
@@ -140,7 +141,7 @@ def write_traces(path: str | os.PathLike[str], traces: Iterable[Trace]) -> Path:
     """
     target = Path(path)
     try:
-        with _replacing(target) as file:
+        with replacing(target) as file:
             _write_lines(file, traces, target)
     except OSError as error:
         raise TraceError(f"{target}: cannot be written: {error}") from error
@@ -209,7 +210,7 @@ def _write_quarantine(path: Path, bad: Sequence[_BadLine], target: Path) -> None
     if target.resolve() == path.resolve():
         raise TraceError(f"{target}: the quarantine file would replace the file that is read")
     try:
-        with _replacing(target) as file:
+        with replacing(target) as file:
             for line in bad:
                 record = {"file": path.name, "line": line.error.line, "reason": line.error.reason,
                           "text": line.text}
@@ -255,17 +256,12 @@ def _line(trace: Trace) -> str:
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+def replacing(target: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
     """A binary file that takes the name ``target`` when the block ends without an error."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as plain:
-            if target.suffix == ".gz":
-                # No name and no time in the header: equal traces make equal files.
-                with gzip.GzipFile(filename="", mode="wb", fileobj=plain, mtime=0) as packed:
-                    yield packed
-            else:
-                yield plain
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file.replacing(target) as partial, partial.open("wb") as plain:
+        if target.suffix == ".gz":
+            # No name and no time in the header: equal traces make equal files.
+            with gzip.GzipFile(filename="", mode="wb", fileobj=plain, mtime=0) as packed:
+                yield packed
+        else:
+            yield plain

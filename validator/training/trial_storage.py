@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,9 @@ __all__ = ["is_alive", "opened", "this_process", "without_password"]
 
 _LINE = {"op_code", "worker_id"}
 """Keys of every line of a journal."""
+
+OPENINGS = 5
+"""How often a database is tried while other processes make its tables."""
 
 
 @contextmanager
@@ -56,17 +60,30 @@ def without_password(url: str) -> str:
 
 
 def _database(url: str) -> RDBStorage:
-    from optuna.storages import RDBStorage
-
     shown = without_password(url)
-    # a writer of SQLite waits for the others
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    # a writer of SQLite waits for the others; a server may have hung up on an idle connection
+    options: dict[str, Any] = ({"connect_args": {"timeout": 60}} if url.startswith("sqlite")
+                               else {"pool_pre_ping": True})
     try:
-        return RDBStorage(url, engine_kwargs=options)
+        return _with_tables(url, options)
     except Exception as error:  # SQLAlchemy's, the driver's, or ImportError for want of a driver
         reason = str(error).replace(url, shown).splitlines()[0]
         raise StoreError(f"cannot open {shown} as a storage of trials: {reason}. Give a file, or a "
                          "URL such as sqlite:///trials.db whose driver is installed") from error
+
+
+def _with_tables(url: str, options: dict[str, Any]) -> RDBStorage:
+    """Two processes that make the tables of a new database at once are an error of one of them."""
+    from optuna.storages import RDBStorage
+
+    for _ in range(OPENINGS - 1):
+        try:
+            return RDBStorage(url, engine_kwargs=options)
+        except Exception as error:
+            if "already exists" not in str(error):
+                raise
+            time.sleep(0.2)
+    return RDBStorage(url, engine_kwargs=options)
 
 
 class _ProcessLock:
