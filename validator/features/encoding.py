@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from validator.errors import ContextLengthError, TraceError
 from validator.types import Trace
 
 __all__ = [
-    "EMPTY", "EncodedTrace", "common_prefix", "encode_readable", "encode_trace", "max_positions",
+    "EMPTY", "EncodedTrace", "common_prefix", "encode_readable", "encode_trace", "first_tokens",
+    "max_positions",
 ]
 
 
@@ -72,6 +74,14 @@ def encode_trace(trace: Trace, tokenizer: Any, limit: int | None) -> EncodedTrac
     if trace.steps is not None:
         steps = tuple(_token_range(s, coded["offset_mapping"], len(prompt)) for s in trace.steps)
     return EncodedTrace(trace, (*prompt, *completion), len(prompt), steps)
+
+
+def first_tokens(trace: Trace, tokenizer: Any, count: int) -> Trace:
+    """The trace with the text of the first so many tokens of its completion."""
+    ids = tokenizer(trace.completion, add_special_tokens=False)["input_ids"]
+    if count >= len(ids):
+        return trace
+    return dataclasses.replace(trace, completion=tokenizer.decode(ids[:count]))
 
 
 def encode_readable(

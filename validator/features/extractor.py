@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from validator.errors import ParameterError, TraceError
 from validator.features.batching import Batch, plan_batches
-from validator.features.encoding import EncodedTrace, encode_trace, max_positions
+from validator.features.encoding import EncodedTrace, encode_trace, first_tokens, max_positions
 from validator.features.feature_set_files import load_feature_set
 from validator.features.featureset import FeatureSet
 from validator.features.plan import ReadPlan, View
@@ -38,8 +39,9 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
     Args:
         model: a known name, a hub id, a local folder, a loaded ``(model, tokenizer)`` pair, or a
             :class:`validator.models.loading.LoadedModel`.
-        feature_set: a name (``default``, ``fast``, ``paper``, ``lapeigvals``, ``full``), the path
-            of a YAML file, or a :class:`validator.features.featureset.FeatureSet`.
+        feature_set: a name (``default``, ``fast``, ``monitor``, ``paper``, ``lapeigvals``,
+            ``full``), the path of a YAML file, or a
+            :class:`validator.features.featureset.FeatureSet`.
         solver: ``exact`` (dense eigendecomposition) or ``lanczos`` (matrix-vector products only:
             for long traces; some columns are estimates, and ``signal_entropy`` is not among them),
             or a :class:`validator.features.lanczos.LanczosSolver` with settings of its own.
@@ -61,6 +63,8 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
         feature_names_: (F,) column names, known after the first transform.
         forward_passes_: batches the last transform ran the model on; 0 if all rows were stored.
         rows_from_store_: rows the last transform found in the store.
+        token_surprisals_: trace id -> (K,) surprisal of each token of the completion, nats, of the
+            traces that the last transform ran the model on.
         solver_errors_: largest errors of the rows the last transform estimated; empty for
             ``exact``. See :class:`validator.features.lanczos.SolverErrors`.
     """
@@ -142,6 +146,34 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
                                  "`transform`", trace_id=trace.id)
         return self._extract(traces, self._plan(by_step=True), progress)
 
+    def transform_prefixes(
+        self, traces: Sequence[Trace], tokens: Sequence[int], *, progress: Progress | None = None
+    ) -> FeatureMatrix:
+        """Features of completions that are still being written: one row per prefix.
+
+        The row of a prefix is what a trace cut off there would get.
+
+        Args:
+            traces: at least one, ids distinct; their steps are not looked at.
+            tokens: numbers of tokens, ascending; those that a completion has not more tokens than
+                are passed over. The whole completion is the last row of each trace.
+            progress: called with (done, total) after each batch.
+
+        Returns:
+            Rows trace by trace, ids ``<trace id>#token<k>``, of whole completions ``<trace id>``.
+
+        Raises ParameterError for other numbers of tokens, and what :meth:`transform` raises.
+        """
+        if list(tokens) != sorted(set(tokens)) or not tokens or tokens[0] < 1:
+            raise ParameterError(
+                f"expected numbers of tokens, ascending, at least 1; got {list(tokens)}")
+        plan = dataclasses.replace(self._plan(by_step=False), prefixes=tuple(tokens))
+        found = self._extract([dataclasses.replace(t, steps=None, step_labels=None)
+                               for t in traces], plan, progress)
+        cut = (first_tokens(trace, self.tokenizer_, int(k)) for trace, (_, k)
+               in zip(found.traces, found.lengths, strict=True))
+        return dataclasses.replace(found, traces=tuple(cut))
+
     def fit_transform(
         self, X: Sequence[Trace], y: Any = None, **options: Any
     ) -> FeatureMatrix:
@@ -174,7 +206,7 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
             raise TraceError("no traces to extract features from; expected at least one")
         limit = max_positions(self.model_.config)
         encoded = [encode_trace(t, self.tokenizer_, limit) for t in traces]
-        views = [View.of(e, plan.by_step) for e in encoded]
+        views = [plan.views(e) for e in encoded]
         rows = RowSet(views, self._open_store())
         self.rows_from_store_ = len(rows.found)
         todo = [i for i, own in enumerate(views) if not rows.has(own)]
@@ -202,6 +234,7 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
         rows: RowSet, progress: Progress | None,
     ) -> None:
         self.forward_passes_ = 0
+        self.token_surprisals_: dict[str, NDArray[np.float64]] = {}
         known = len(rows.views) - len(encoded)
         warn_if_long(views, plan, self._layer_count(plan))
         done = 0
@@ -209,6 +242,7 @@ class SpectralFeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore
             self.forward_passes_ += 1
             for i, found in zip(members, features, strict=True):
                 rows.add(views[i], found)
+                self.token_surprisals_[encoded[i].trace.id] = found[0].surprisal
             done += len(members)
             if progress is not None:
                 progress(known + done, len(rows.views))

@@ -24,7 +24,7 @@ from validator.features.untouched import evaluating
 from validator.types import AttentionRows
 
 __all__ = ["NOT_SDPA", "BlockConsumer", "InterfaceCall", "eager_output", "output_in_blocks",
-           "read_while_running", "weights_with_gradient"]
+           "plain_scale", "read_while_running", "weights_with_gradient"]
 
 BLOCK_BYTES = 2**21
 """Size of one block of attention rows of all heads: about what a processor's cache holds."""
@@ -131,6 +131,20 @@ def weights_with_gradient(call: InterfaceCall, first: int) -> Tensor:
         return _eager_rows(wide, first, rows, call.key.shape[2] - rows)[1]
 
 
+def plain_scale(call: InterfaceCall) -> float | None:
+    """The scale of a call whose weights are softmax(scale q k^T + mask); None of any other."""
+    if call.module not in _plain or any(
+            call.options.get(name) is not None for name in (*NOT_SDPA, "position_bias")):
+        offset = call.key.shape[2] - call.query.shape[2]
+        return None if _plain_kernel(_widened(call), offset) is None else _scale(call)
+    return _scale(call) if _plain[call.module] else None
+
+
+def _scale(call: InterfaceCall) -> float:
+    scale = call.options.get("scaling")
+    return float(call.query.shape[-1] ** -0.5 if scale is None else scale)
+
+
 _plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 """Whether an attention module's weights are softmax(q k^T scale + mask), as found by comparison."""
 
@@ -141,10 +155,8 @@ def _plain_kernel(call: InterfaceCall, offset: int) -> RowKernel | None:
         return None
     if call.key.shape[2] < 2:  # with one key any function gives 1, which proves nothing
         return None
-    scale = call.options.get("scaling")
-    scale = call.query.shape[-1] ** -0.5 if scale is None else float(scale)
     block = max(last - first for first, last in _row_blocks(call))
-    kernel = RowKernel(call.query, call.key, call.mask, scale, block)
+    kernel = RowKernel(call.query, call.key, call.mask, _scale(call), block)
     if call.module not in _plain:
         _plain[call.module] = _agrees(call, kernel, offset)
     return kernel if _plain[call.module] else None

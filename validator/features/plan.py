@@ -30,6 +30,14 @@ class ReadPlan:
     heads: tuple[int, ...] | None = None
     by_step: bool = False
     """One row per step instead of one per trace."""
+    prefixes: tuple[int, ...] = ()
+    """One row for the first so many tokens of each completion, and one for all of it."""
+
+    def views(self, trace: EncodedTrace) -> list[View]:
+        """What gets a row of its own."""
+        if self.prefixes:
+            return View.prefixes(trace, self.prefixes)
+        return View.of(trace, self.by_step)
 
     @property
     def graph(self) -> str:
@@ -92,6 +100,13 @@ class View:
                     f"trace {trace.trace.id!r}: step {k} has no token of its own; merge it with "
                     "its neighbour", trace_id=trace.trace.id)
         return [cls(trace, first, last, k) for k, (first, last) in enumerate(steps)]
+
+    @classmethod
+    def prefixes(cls, trace: EncodedTrace, tokens: Sequence[int]) -> list[View]:
+        """The trace cut after so many tokens of its completion, where it has more; and whole."""
+        border, total = trace.prompt_length, len(trace.ids)
+        ends = {border + k for k in tokens if border + k < total} | {total}
+        return [cls(trace, border, end) for end in sorted(ends)]
 
     @property
     def cut(self) -> EncodedTrace:

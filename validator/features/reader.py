@@ -79,7 +79,7 @@ def read_batch(
     keep = 1 if head is not None else total - min(t.prompt_length for t in traces) + 1
     # Unless token scores are averaged by the attention, it can be read while the model runs.
     early = None if plan.attended else request_rows(
-        [View.of(t, plan.by_step) for t in traces], (), plan, start, total, like_weights(model))
+        [plan.views(t) for t in traces], (), plan, start, total, like_weights(model))
     forward = captured_forward(
         model, ids, past=_past(prefix, len(traces)), keep_logits=keep, layers=plan.layers,
         consumer=None if early is None else lambda: RowSums(early, start, total))
@@ -104,7 +104,7 @@ def describe(
     """
     total = forward.start + forward.final.shape[1]
     head = plain_head(model)
-    views = [View.of(t, plan.by_step) for t in traces]
+    views = [plan.views(t) for t in traces]
     scores = [completion_scores(forward, head, i, t, total) for i, t in enumerate(traces)]
     if request is None:
         request = request_rows(views, scores, plan, forward.start, total, like_weights(model))

@@ -35,6 +35,8 @@ class TraceFeatures:
 
     values: NDArray[np.float64]
     names: tuple[str, ...]
+    surprisal: NDArray[np.float64]
+    """(K,) of each token of the whole completion, nats."""
 
 
 @dataclass
@@ -97,7 +99,8 @@ class Reading:
         values = [baselines(own, self.view.border)]
         values += [block.values.reshape(-1) for block in blocks]
         return TraceFeatures(
-            np.concatenate(values), block_names(blocks, self.layers, self.plan.heads))
+            np.concatenate(values), block_names(blocks, self.layers, self.plan.heads),
+            self.scores.surprisal.double().cpu().numpy())
 
     def _head_reading(self, sums: LayerSums) -> HeadReading:
         (i, v), end, border = self.position, self.view.end, self.view.border

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -77,7 +78,7 @@ class RowSet:
         """All rows, in the order of the views."""
         views = [v for own in self.views for v in own]
         rows = [self.found[self.keys[id(v)]] for v in views]
-        traces = tuple(row_trace(v.trace.trace, v.step) for v in views)
+        traces = tuple(_view_trace(v) for v in views)
         reasons = {t.id: r.reason for t, r in zip(traces, rows, strict=True) if r.reason}
         return FeatureMatrix(
             np.stack([r.values for r in rows]), self.names, traces,
@@ -98,6 +99,14 @@ def row_trace(trace: Trace, k: int | None) -> Trace:
         f"{trace.id}#step{k}", trace.problem_id, trace.prompt + trace.completion[:start],
         trace.completion[start:end], None if trace.step_labels is None else trace.step_labels[k],
         source=trace.source, meta={"trace": trace.id, "step": k})
+
+
+def _view_trace(view: View) -> Trace:
+    """The trace of a view's row; of a prefix with a name of its own, and the text still whole."""
+    trace = view.trace.trace
+    if view.step is not None or view.end == len(view.trace.ids):
+        return row_trace(trace, view.step)
+    return dataclasses.replace(trace, id=f"{trace.id}#token{view.end - view.border}")
 
 
 def _nan_reason(view: View, values: NDArray[np.float32], names: Sequence[str]) -> str | None:

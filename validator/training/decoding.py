@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
 from validator.errors import ContextLengthError, ParameterError
@@ -98,13 +98,16 @@ class Drawing:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self.stop = tuple(stop)
 
-    def draw(self, ids: Tensor, cache: Any, seed: int) -> Tensor:
+    def draw(
+        self, ids: Tensor, cache: Any, seed: int, criteria: Sequence[Any] = ()
+    ) -> Tensor:
         """One continuation of each row; torch's own generators are left as they were.
 
         Args:
             ids: (B, P) prompts.
             cache: keys and values of their first tokens, fewer than P, or None.
             seed: of torch's generators.
+            criteria: further stopping criteria, of transformers.
 
         Returns:
             (B, K) tokens drawn, padded on the right after a row's end.
@@ -115,7 +118,8 @@ class Drawing:
             torch.manual_seed(seed)
             output: Tensor = self.model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache,
-                tokenizer=self.tokenizer, generation_config=self._configuration())
+                tokenizer=self.tokenizer, generation_config=self._configuration(),
+                stopping_criteria=StoppingCriteriaList(criteria))
         return output[:, ids.shape[1] :]
 
     def seed(self, prompts: Sequence[Sequence[int]]) -> int:
