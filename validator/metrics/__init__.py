@@ -29,6 +29,7 @@ from validator.metrics.effects import (
     mann_whitney_p,
 )
 from validator.metrics.permutation import permutation_p
+from validator.metrics.r_precision import r_precision, r_precision_statistic
 from validator.metrics.ranking import (
     auprc,
     auroc,
@@ -90,6 +91,8 @@ __all__ = [
     "oracle",
     "paired_difference",
     "permutation_p",
+    "r_precision",
+    "r_precision_statistic",
     "reliability_bins",
     "risk_at_coverage",
     "risk_coverage",

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from validator import __version__
+from validator.whole_file import write_text_whole
 
 __all__ = ["write_clean_page"]
 
@@ -29,5 +30,4 @@ def write_clean_page(path: Path, result: Mapping[str, Any], *, title: str) -> No
     told = {**result, "flags": result["flags"][:SHOWN]}
     page = environment.get_template("clean.html.j2").render(
         title=title, version=__version__, **told)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_text_whole(path, page)

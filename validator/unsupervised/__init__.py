@@ -6,6 +6,8 @@ A higher score means more valid, everywhere. Directions are stated before any la
 
 from __future__ import annotations
 
+from validator.unsupervised.anomaly import AnomalyReference, fit_anomaly
+from validator.unsupervised.anomaly_file import load_anomaly, save_anomaly
 from validator.unsupervised.diagnostics import DiagnosticScore
 from validator.unsupervised.presets import PRESETS, available_presets, score_label_free
 from validator.unsupervised.ranks import RankEnsemble, Scorer, within_problem_rank
@@ -14,6 +16,7 @@ from validator.unsupervised.threshold import CalibratedThreshold, ThresholdRepor
 
 __all__ = [
     "PRESETS",
+    "AnomalyReference",
     "CalibratedThreshold",
     "DiagnosticScore",
     "RankEnsemble",
@@ -21,6 +24,9 @@ __all__ = [
     "Scorer",
     "ThresholdReport",
     "available_presets",
+    "fit_anomaly",
+    "load_anomaly",
+    "save_anomaly",
     "score_label_free",
     "within_problem_rank",
 ]

@@ -51,7 +51,8 @@ class ReferenceDistance(BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     design_, n_features_in_, n_components_ (None where all are kept), columns_ and provenance_
-    (None after an array), and model_, the fitted covariance, neighbours or forest.
+    (None after an array), rows_, the (N, K) reference as it is compared with, and model_, the
+    covariance, neighbours or forest fitted to it.
     """
 
     def __init__(self, method: str = "mahalanobis", *, n_components: int | str | None = "auto",
@@ -89,7 +90,8 @@ class ReferenceDistance(BaseEstimator):  # type: ignore[misc]
             raise ParameterError(f"k must lie in [1, {n}], the reference traces, got {self.k}")
         self.n_components_ = self._components(rows.shape)
         self.design_: Design = fit_design(rows, np.ones(n), self.n_components_)
-        self.model_ = self._model().fit(self.design_.transform(rows))
+        self.rows_: Array = self.design_.transform(rows)
+        self.model_ = self._model().fit(self.rows_)
         return self
 
     def score(self, X: FeatureMatrix | ArrayLike) -> Array:
@@ -107,7 +109,10 @@ class ReferenceDistance(BaseEstimator):  # type: ignore[misc]
         if rows.shape[1] != self.n_features_in_:
             raise FeatureMismatchError(
                 f"the reference has {self.n_features_in_} columns, got {rows.shape[1]}")
-        Z = self.design_.transform(rows)
+        return self.score_rows(self.design_.transform(rows))
+
+    def score_rows(self, Z: Array) -> Array:
+        """The same for (N, K) rows in the form of ``rows_``, which nothing is checked of."""
         if self.method == "mahalanobis":
             return np.asarray(-np.sqrt(np.maximum(self.model_.mahalanobis(Z), 0.0)))
         if self.method == "knn":
