@@ -142,7 +142,7 @@ def judge(given: Sequence[Trace], folder: Path, n_resamples: int) -> dict[str, A
         scores |= in_domain(features, _joined(read_copies))
     labels, kinds = features.labels, [t.meta.get("planted") for t in features.traces]
     clean, bad = sum(t.label == 1 for t in given), int((labels == 0).sum())
-    weights = np.where(labels == 1, clean / (labels == 1).sum(), 1.0)
+    weights = np.where(labels == 1, clean / (labels == 1).sum(), (len(given) - clean) / bad)
     rows = {}
     for kind in ("all", *KINDS):
         where = np.array([k in (None, kind) or kind == "all" for k in kinds])

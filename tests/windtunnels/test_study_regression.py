@@ -51,6 +51,16 @@ def test_ridge_finds_what_is_there_and_nothing_else() -> None:
     assert r2_score(y, out_of_fold_ridge(X[:, 2:], y, seed=0)) < 0.05
 
 
+def test_predictions_keep_to_what_was_trained_on() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 2))
+    y = X[:, 0].copy()
+    X[0] = 1e6
+    predicted = out_of_fold_ridge(X, y, seed=0)
+    assert predicted[0] == pytest.approx(np.delete(y, 0).max(), abs=0.5)
+    assert y.min() <= predicted.min() <= predicted.max() <= y.max()
+
+
 @pytest.mark.parametrize("subject", [SMALL, EvidenceSubject(HMMTunnel(length=5), "symbols", 2)])
 def test_prefixes_end_where_a_symbol_is_asked_for(subject: EvidenceSubject) -> None:
     model = trained_evidence(subject, 0)

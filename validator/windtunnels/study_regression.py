@@ -57,7 +57,7 @@ class EvidenceSubject:
 
 EVIDENCE = {
     "bijection-repeat": EvidenceSubject(
-        BijectionTunnel(10, repeat=True, pairs=12), "pairs", 1500),
+        BijectionTunnel(10, repeat=True, pairs=9), "pairs", 3000),
     "hmm-banded": EvidenceSubject(HMMTunnel(length=10, banded=True), "symbols", 600),
 }
 
@@ -150,13 +150,15 @@ def out_of_fold_ridge(X: Floats, y: Floats, *, seed: int, n_splits: int = 5) -> 
     """(N,) predictions of y by ridge regression on standardised columns (N, K), each row's by a
     model that never saw it. A NaN becomes the training median.
 
-    Predictions are not bounded: one row far outside the training columns can decide an R2.
+    Predictions are kept inside the range of the training part's y: an entropy has bounds, and one
+    row far outside the training columns would else decide an R2.
     """
     predicted = np.full(len(y), np.nan)
     for train, test in KFold(n_splits, shuffle=True, random_state=seed).split(X):
         model = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True),
                               StandardScaler(), RidgeCV(PENALTIES))
-        predicted[test] = model.fit(X[train], y[train]).predict(X[test])
+        found = model.fit(X[train], y[train]).predict(X[test])
+        predicted[test] = found.clip(y[train].min(), y[train].max())
     return predicted
 
 
