@@ -86,7 +86,8 @@ def _features(traces: list[Trace]) -> FeatureMatrix:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")),
+                         ids=lambda p: p.relative_to(ROOT / "docs").as_posix())
 def test_python_blocks_of_the_guide_run(
     page: Path, traces: list[Trace], shared_data: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,8 @@ __all__ = ["build_parser", "main"]
 
 COMMANDS = (
     "demo", "models", "sample", "extract", "train", "tune", "evaluate", "audit", "steps", "abstain",
-    "score", "explain", "rerank", "checkpoints", "store", "windtunnel", "lm-eval", "report")
+    "score", "explain", "heads", "clean", "anomaly", "watch", "rerank", "checkpoints", "store",
+    "windtunnel", "lm-eval", "report")
 """Each is a module of this package with ``register(subparsers)``; the order of ``--help``."""
 
 
