@@ -79,9 +79,9 @@ def test_the_stock_command_beside_upstream_and_the_model_read_in_place(
         f"include: {tasks_root() / 'gsm8k' / 'gsm8k.yaml'}\ntask: plain\ntag: null\n"
         "dataset_path: json\ndataset_name: null\ndataset_kwargs:\n  data_files:\n"
         f"    test: {file}\ntraining_split: null\nfewshot_split: test\n")
-    common = ["--model_args", f"pretrained={model}", "--limit", "5", "--log_samples", "--device",
-              "cpu", "--batch_size", "5", "--metadata", json.dumps({"data_files": file}),
-              "--gen_kwargs", "max_gen_toks=48"]
+    common = ["--model_args", f"pretrained={model}", "--limit", "3", "--log_samples", "--device",
+              "cpu", "--batch_size", "3", "--metadata", json.dumps({"data_files": file}),
+              "--gen_kwargs", "max_gen_toks=32"]
     cache = ["--use_cache", str(tmp_path / "cache")]
     stock = run("lm_eval", "--model", "hf", "--tasks", "plain,gsm8k_spectral", "--include_path",
                 "plain", "--output_path", "stock", *common, *cache, folder=tmp_path)
@@ -138,7 +138,7 @@ def test_the_loop_evaluate_report_train_and_evaluate_again(
     common = ["--model", "hf", "--model_args", f"pretrained={model}", "--device", "cpu",
               "--batch_size", "64", "--log_samples", "--tasks",
               "arithmetic_word_problems_spectral_n8"]
-    asked = {"problem_count": 10, "problem_seed": 21}
+    asked = {"problem_count": 6, "problem_seed": 21}
     first = run("lm_eval", *common, "--metadata", json.dumps(asked), "--output_path", "first",
                 folder=tmp_path)
     for rule in ("majority_vote", "weighted_vote_validity", "oracle", "best_of_n_validity",
@@ -149,11 +149,11 @@ def test_the_loop_evaluate_report_train_and_evaluate_again(
     _, samples = logged(tmp_path / "first")
     fresh = [s for s in samples["arithmetic_word_problems_spectral_n8"]
              if not s["spectral"].get("seen")]
-    assert told["facts"]["problems"] == len(fresh) > 5  # less the questions it was trained on
+    assert told["facts"]["problems"] == len(fresh) > 3  # less the questions it was trained on
     assert "<svg" in (tmp_path / "page.html").read_text()
     run("validator", "train", "--from-lm-eval", "first", "-o", "artifact", "--folds", "3",
         folder=tmp_path)
-    asked = {"problem_count": 4, "problem_seed": 22, "artifact": str(tmp_path / "artifact")}
+    asked = {"problem_count": 2, "problem_seed": 22, "artifact": str(tmp_path / "artifact")}
     again = run("lm_eval", *common, "--output_path", "second", "--metadata", json.dumps(asked),
                 folder=tmp_path)
     assert "auroc_validity" in again.stdout
