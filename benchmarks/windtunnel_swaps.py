@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 from benchmarks.windtunnel_results import add_result
 from validator.metrics import Resampler, clustered_interval
@@ -38,6 +39,18 @@ def main() -> None:
         found[str(seed)] = measure(seed, args.steps, args.twins)
         print(f"{args.steps} batches, seed {seed}: {found[str(seed)]}", flush=True)
     add_result(args.output, f"{args.steps} batches", found)
+    print(summary(found))
+
+
+def summary(found: dict[str, dict[str, Any]]) -> str:
+    """Mean and range of the AUROC, and whether it goes with a head that looks back less."""
+    auroc = [model["auroc"] for model in found.values()]
+    text = f"mean {np.mean(auroc):.3f}, {min(auroc):.3f} to {max(auroc):.3f}"
+    if len(found) < 3:
+        return text
+    less = [0.5 - min(model["twin_looks_back_more"]) for model in found.values()]
+    rho = spearmanr(auroc, less).statistic
+    return f"{text}; Spearman with how far a head's share lies below one half {rho:+.2f}"
 
 
 def measure(seed: int, steps: int, count: int) -> dict[str, Any]:

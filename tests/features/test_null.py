@@ -81,8 +81,10 @@ def test_every_z_column_is_the_slow_one(tiny: Any, make_tiny: Callable[..., Any]
     assert len(kinds) > 90
     for i in columns:
         expected = slow_z(oracle, found.names[i])
-        # A small spread of the drawn graphs magnifies rounding, differently on each processor.
-        assert found.values[0, i] == pytest.approx(expected, rel=2e-4, abs=2e-4), found.names[i]
+        # Null graphs are drawn in single precision; close eigenvalues magnify that in what rests on
+        # eigenvectors, by another amount on each processor.
+        near = 1e-4 if "__hidden__" in found.names[i] else 2e-5
+        assert found.values[0, i] == pytest.approx(expected, rel=near, abs=near), found.names[i]
 
 
 def test_z_columns_do_not_depend_on_batch_order_or_layers(

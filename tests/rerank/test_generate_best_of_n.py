@@ -273,6 +273,6 @@ def test_the_default_model() -> None:
     for candidate, seen, reread in zip(scored, own, again, strict=True):
         assert candidate.id == seen.trace_id == reread.trace_id
         assert candidate.score == pytest.approx(seen.learned, abs=1e-4)
-        # P(valid) is a step function of the columns: rounding may move a trace over one step.
+        # Boosted trees are step functions: rounding, held to 1e-5 above, may cross a threshold.
         assert candidate.score == pytest.approx(reread.learned, abs=0.05)
     assert chosen.chosen.score == max(c.score for c in chosen.candidates if c.score is not None)

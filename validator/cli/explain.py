@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from validator.cli.console import (
     add_command,
     console,
-    error_console,
     print_json,
     progress,
     table,
     write_json,
 )
+from validator.cli.scorer import MODEL, scorer_of
 from validator.errors import ParameterError, TraceError
 from validator.types import Trace
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from validator.scoring import Validator
 
 __all__ = ["register"]
-
-MODEL = "smollm2-135m-instruct"
 
 
 def register(subparsers: Any) -> None:
@@ -92,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from validator.report.explain_page import chosen_layer, write_explain_page
 
     trace = _trace(args)
-    scorer, name = _scorer(args)
+    scorer, name = scorer_of(args, "there is no P(valid)")
     scorer.prepare()
     reference = _reference(args, scorer)
     with progress(f"explaining {trace.id}") as advance:
@@ -129,26 +127,6 @@ def _trace(args: argparse.Namespace) -> Trace:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise TraceError(f"{args.traces} has no trace with the id {args.id!r}{hint}")
     return traces[args.id]
-
-
-def _scorer(args: argparse.Namespace) -> tuple[Validator, str | None]:
-    """What scores, and its classifier's name."""
-    from validator.features.extractor import SpectralFeatureExtractor
-    from validator.models.cache import cache_root
-    from validator.scoring import Validator, shipped_artifact
-
-    store = None if args.no_store else args.store or cache_root() / "features"
-    options = {"device": args.device, "num_threads": args.threads, "store": store}
-    model = args.model or MODEL
-    artifact = args.artifact or shipped_artifact(model)
-    if artifact is None:
-        error_console().print(f"no classifier ships for {model}, so there is no P(valid); "
-                              "--artifact gives one of your own", markup=False)
-        return Validator(SpectralFeatureExtractor(
-            model, feature_set=args.features or "default", **options)), None
-    given = args.model if args.artifact else None
-    return Validator.load(
-        artifact, model=given, feature_set=args.features, **options), Path(artifact).name
 
 
 def _step_scorer(args: argparse.Namespace, scorer: Validator) -> Validator | None:

@@ -19,6 +19,7 @@ from validator.cli.console import (
     table,
     write_json,
 )
+from validator.cli.scorer import MODEL, scorer_of
 from validator.errors import ParameterError
 from validator.types import Trace
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-MODEL = "smollm2-135m-instruct"
 SHOWN = 15
 MOVED = {"log_odds": "log-odds", "p_valid": "P(valid)", "mean_logprob": "log-prob"}
 """Quantity -> its column; the JSON has all of them."""
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.limit < 1:
         raise ParameterError(f"--limit must be at least 1, got {args.limit}")
     traces = load_traces(args.traces, format=args.format)
-    scorer, name = _scorer(args)
+    scorer, name = scorer_of(args, "heads are ordered by how they move log-prob")
     found = _study(args, scorer.prepare(), name, traces)
     if args.output:
         save_head_map(args.output, found.panels(), found.text.layers,
@@ -115,26 +115,6 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         console().print(f"written to {args.output}", markup=False)
     return 0
-
-
-def _scorer(args: argparse.Namespace) -> tuple[Validator, str | None]:
-    """What reads and scores, and its classifier's name."""
-    from validator.features.extractor import SpectralFeatureExtractor
-    from validator.models.cache import cache_root
-    from validator.scoring import Validator, shipped_artifact
-
-    store = None if args.no_store else args.store or cache_root() / "features"
-    options = {"device": args.device, "num_threads": args.threads, "store": store}
-    model = args.model or MODEL
-    artifact = args.artifact or shipped_artifact(model)
-    if artifact is None:
-        error_console().print(f"no classifier ships for {model}, so heads are ordered by how they "
-                              "move log-prob; --artifact gives one of your own", markup=False)
-        return Validator(SpectralFeatureExtractor(
-            model, feature_set=args.features or "default", **options)), None
-    given = args.model if args.artifact else None
-    return Validator.load(
-        artifact, model=given, feature_set=args.features, **options), Path(artifact).name
 
 
 def _study(
