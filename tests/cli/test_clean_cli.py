@@ -72,6 +72,20 @@ def test_clean_by_losses_and_threshold_as_json(
     assert "p_valid" not in told["scores"]
 
 
+def test_clean_refuses_its_outputs_before_it_reads(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("validator.plugins.clean.read_examples", None)
+    before = (folder / "train.jsonl").read_bytes()
+    assert clean(folder, folder / "train.jsonl") == 1
+    assert "never changed" in capsys.readouterr().err
+    assert clean(folder, tmp_path / "kept.jsonl", "--page", str(tmp_path / "kept.jsonl")) == 1
+    assert "two things" in capsys.readouterr().err
+    assert (folder / "train.jsonl").read_bytes() == before
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("options", "message"), [
     (["--by", "typo", "--losses-only"], "there is no score 'typo'"),
     (["--planted", "--losses-only"], "--planted reads attention"),

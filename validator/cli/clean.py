@@ -96,17 +96,19 @@ def run(args: argparse.Namespace) -> int:
     """Read, score, flag, write, show."""
     from validator.cli.scoreboard import command_line
     from validator.errors import ParameterError
-    from validator.plugins.clean import clean_examples, read_examples
+    from validator.plugins.clean import clean_examples, read_examples, require_outputs
 
     if args.planted and args.losses_only:
         raise ParameterError("--planted reads attention; leave out --losses-only")
+    flagged = args.flagged or args.output.with_name(f"{args.output.name}.flagged.jsonl")
+    others = (args.scores, args.json_output, args.page)
+    require_outputs(args.examples, [args.output, flagged, *(p for p in others if p)])
     examples = read_examples(args.examples, format=args.format, prompt_key=args.prompt_key,
                              completion_key=args.completion_key, limit=args.limit)
     found = _scored(args, [e.trace for e in examples if e.trace is not None])
     share = SHARE if args.share is None and args.threshold is None else args.share
     report = clean_examples(args.examples, examples, found, args.by, share=share,
                             threshold=args.threshold, keep_unscorable=not args.drop_unscorable)
-    flagged = args.flagged or args.output.with_name(f"{args.output.name}.flagged.jsonl")
     written = {"kept": args.output, "flagged": flagged}
     report.write_kept(args.output)
     report.write_flagged(flagged)

@@ -7,7 +7,7 @@ from validator.plugins.clean.lines import PAIRS, Example, read_examples
 from validator.plugins.clean.losses import LOSSES, TokenLosses, loss_scores, token_losses
 from validator.plugins.clean.planted import corrupted_copies, planted_scores, with_planted
 from validator.plugins.clean.planting import KINDS, plant, plant_each, plant_share
-from validator.plugins.clean.report import CleanReport, clean_examples
+from validator.plugins.clean.report import CleanReport, clean_examples, require_outputs
 from validator.plugins.clean.scores import ExampleScores, score_examples, small_loss
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "plant_share",
     "planted_scores",
     "read_examples",
+    "require_outputs",
     "score_examples",
     "small_loss",
     "token_losses",

@@ -59,18 +59,18 @@ class CleanReport:
 
         Raises ParameterError where that would replace the source.
         """
-        self._require_other(path)
+        require_outputs(self.source, [path])
         return write_lines(path, (e.raw for e in self.kept()))
 
     def write_flagged(self, path: Path) -> int:
         """Write what is not kept as JSON Lines: ``line``, ``reason``, scores and ``text``."""
-        self._require_other(path)
+        require_outputs(self.source, [path])
         return write_lines(path, (
             (json.dumps(r, allow_nan=False) + "\n").encode() for r in self._dropped()))
 
     def write_scores(self, path: Path) -> int:
         """Write every score of every example as JSON Lines; an undefined one is null."""
-        self._require_other(path)
+        require_outputs(self.source, [path])
         return write_lines(path, (
             (json.dumps(r, allow_nan=False) + "\n").encode() for r in self._scored()))
 
@@ -132,10 +132,17 @@ class CleanReport:
             yield {"line": example.line, "flagged": self.found.traces[i].id in flagged,
                    "scores": {n: v if v == v else None for n, v in values.items()}}
 
-    def _require_other(self, path: Path) -> None:
-        if path.resolve() == self.source.resolve():
+
+def require_outputs(source: Path, outputs: Sequence[Path]) -> None:
+    """Files that may be written. Raises ParameterError for the source, or one file named twice."""
+    taken: set[Path] = set()
+    for path in outputs:
+        if path.resolve() == source.resolve():
             raise ParameterError(f"{path} is the file that is cleaned; it is never changed, name "
                                  "another one")
+        if path.resolve() in taken:
+            raise ParameterError(f"{path} is to hold two things; name a file for each")
+        taken.add(path.resolve())
 
 
 def clean_examples(
