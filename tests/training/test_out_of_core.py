@@ -108,6 +108,13 @@ def test_what_cannot_be_done_piece_by_piece_is_refused(path: Path, tmp_path: Pat
         FeatureRows(tmp_path / "text")
 
 
+def test_pieces_of_fewer_rows_than_labels_are_refused() -> None:
+    X = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    with pytest.raises(ParameterError, match="the pieces have 20 rows, and there are 30 labels"):
+        fit_pieces(ValidityClassifier("xgboost", **TREES), lambda: [X[:10], X[10:]],
+                   np.arange(30) % 2, np.arange(30))
+
+
 def test_unlabelled_traces_are_refused(features: FeatureMatrix, tmp_path: Path) -> None:
     traces = (dataclasses.replace(features.traces[0], label=None), *features.traces[1:])
     write_features(tmp_path / "u.parquet", dataclasses.replace(features, traces=traces))

@@ -52,7 +52,8 @@ def fit_pieces(classifier: ValidityClassifier, pieces: Pieces, y: NDArray[Any],
 
     Raises:
         LabelError: labels that are not of two classes.
-        ParameterError: another kind, or what has to see all rows at once.
+        ParameterError: another kind, what has to see all rows at once, or pieces of other rows than
+            there are labels.
     """
     require(classifier.kind == "xgboost",
             f"only trees are fitted piece by piece, got kind {classifier.kind!r}; give 'xgboost'")
@@ -71,6 +72,8 @@ def fit_pieces(classifier: ValidityClassifier, pieces: Pieces, y: NDArray[Any],
     with TemporaryDirectory(dir=cache) as folder:
         source = _Source(f"{folder}/bins", pieces, target, weights)
         data = xgboost.ExtMemQuantileDMatrix(source, max_bin=MAX_BIN, nthread=threads)
+        require(int(data.num_row()) == target.size,
+                f"the pieces have {data.num_row()} rows, and there are {target.size} labels")
         booster = xgboost.train(parameters, data, num_boost_round=fitted.n_iter_)
         fitted.n_features_in_ = int(data.num_col())
         del data, source  # closes its files before the folder goes
