@@ -1,12 +1,18 @@
 """Real traces through ``validator extract`` shard by shard, while its processes are killed.
 
-    python -m benchmarks.shard_drill --traces ../shared/data/gsm8k_solutions_dev.jsonl
+    python -m benchmarks.shard_drill --traces ../shared/data/gsm8k_solutions_dev.jsonl --limit 2000
+    python -m benchmarks.shard_drill --traces ../shared/data/gsm8k_solutions_dev.jsonl --limit 384 \
+        --model smollm2-135m-instruct --shard-size 16 --no-kills --output shard_speed.json
 
 A small random model with a small tokenizer, trained on the traces, reads them, so that the time
 goes into starting, killing and counting and not into arithmetic. One process gives the rows to
 compare with; then two Ray workers, undisturbed and timed; then the same with the driver killed
 twice and a worker killed once, each at a random moment after the first shard. Linux: who holds the
 file of a try is read in /proc/locks.
+
+``traces_per_second`` is counted between the moment each worker has done a shard and the last shard,
+without what starting costs; ``started_and_ended_seconds`` is the rest of the command's time. With
+``--model``, a model of one's own reads the traces, so that the time goes into arithmetic.
 """
 
 from __future__ import annotations
@@ -44,10 +50,16 @@ def main() -> None:
         drill = Drill(args, Path(folder))
         found = {"traces": args.limit, "cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
         found["serial"] = drill.timed("serial", "--backend", "serial", "--threads", "2")
+        found["serial"] |= drill.pace("serial", 1, found["serial"])
         found["ray"] = drill.timed("ray", *RAY)
+        found["ray"] |= drill.pace("ray", 2, found["ray"])
         found["ray_again"] = drill.timed("ray", *RAY)
-        found["killed"] = drill.killed()
-        found["rows_equal_bits"] = drill.same("serial", "ray"), drill.same("serial", "killed")
+        found["ray_over_serial"] = round(
+            found["ray"]["traces_per_second"] / found["serial"]["traces_per_second"], 3)
+        found["rows_equal_bits"] = [drill.same("serial", "ray")]
+        if not args.no_kills:
+            found["killed"] = drill.killed()
+            found["rows_equal_bits"].append(drill.same("serial", "killed"))
         found["load_after"] = os.getloadavg()[0]
     print(json.dumps(found, indent=2))
     args.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -61,7 +73,7 @@ class Drill:
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
-        self.model = _small_model(
+        self.model = args.model or _small_model(
             folder / "model", load_traces(args.traces, format=args.format, limit=args.limit))
 
     def command(self, name: str, *options: str) -> list[str]:
@@ -69,7 +81,8 @@ class Drill:
         return [sys.executable, "-m", "validator.cli.main", "extract", str(self.args.traces),
                 "--format", self.args.format, "--limit", str(self.args.limit), "--model",
                 str(self.model), "--features", "fast", "--store", str(self.folder / name), "-o",
-                str(self.folder / f"{name}.parquet"), "--json", *options]
+                str(self.folder / f"{name}.parquet"), "--shard-size", str(self.args.shard_size),
+                "--json", *options]
 
     def timed(self, name: str, *options: str) -> dict[str, Any]:
         """Run it to its end."""
@@ -79,6 +92,15 @@ class Drill:
         facts = json.loads(done.stdout)
         return {"wall_seconds": round(time.perf_counter() - started, 1)} | {
             k: facts[k] for k in ("seconds", "rows", "shards_done_before", "batches_computed")}
+
+    def pace(self, name: str, workers: int, facts: dict[str, Any]) -> dict[str, float]:
+        """Traces per second once every worker has done a shard, and what starting costs."""
+        done = sorted((path.stat().st_mtime, len(json.loads(path.read_text())["rows"]))
+                      for path in self.records(name))
+        rows = sum(rows for _, rows in done[workers:])
+        per_second = rows / (done[-1][0] - done[workers - 1][0])
+        return {"traces_per_second": round(per_second, 3), "started_and_ended_seconds": round(
+            facts["wall_seconds"] - facts["rows"] / per_second, 1)}
 
     def killed(self) -> dict[str, Any]:
         """Kill the driver twice and a worker once, then let it end."""
@@ -101,9 +123,9 @@ class Drill:
                 "findings": len(verify_store(self.folder / "killed")),
                 "files_of_tries": len(list(self.folder.glob("killed/shards/*/tries/*")))}
 
-    def records(self) -> list[Path]:
+    def records(self, name: str = "killed") -> list[Path]:
         """One for each shard that is done."""
-        return [p for p in self.folder.glob("killed/shards/*/*.json") if len(p.name) == 69]
+        return [p for p in self.folder.glob(f"{name}/shards/*/*.json") if len(p.name) == 69]
 
     def busy(self) -> int | None:
         """A process that holds the file of a try."""
@@ -144,6 +166,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--traces", type=Path, required=True)
     parser.add_argument("--format", default="gsm8k-solutions")
     parser.add_argument("--limit", type=int, default=500, help="lines of the file")
+    parser.add_argument("--model", help="known name or folder (default: a small random one)")
+    parser.add_argument("--shard-size", type=int, default=64, help="traces")
+    parser.add_argument("--no-kills", action="store_true", help="only what is timed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/shard_drill.json"))
     return parser.parse_args()

@@ -26,13 +26,13 @@ from shard_helpers import (
 
 from validator.errors import ModelError, ParameterError, StoreError, StoreWarning
 from validator.features.extractor import SpectralFeatureExtractor
-from validator.features.shard_ledger import FailedTrace, ShardLedger
+from validator.features.shard_ledger import FailedTrace, ShardLedger, ShardRecord
 from validator.features.shard_run import extract_shards, run_shards, serially
 from validator.features.shard_worker import ExtractionJob, ShardWorker
 from validator.features.shards import Part, TraceShard, cut_shards
 from validator.features.store_upkeep import merge_store, store_stats, verify_store
 from validator.features.table import read_features
-from validator.types import FeatureMatrix, Trace
+from validator.types import FeatureMatrix, Provenance, Trace
 
 TRACES = make_traces()
 
@@ -254,6 +254,20 @@ def test_a_try_under_way_elsewhere_is_no_failure(tmp_path: Path) -> None:
 
 
 # Disks and damage
+
+def test_what_dead_processes_left_of_done_shards_is_removed(tmp_path: Path) -> None:
+    ledger, (done, other) = ShardLedger(tmp_path, {"a": 1}), shards_of(TRACES)[:2]
+    ledger.prepare()
+    ledger.write(done.digest, ShardRecord("recipe", Provenance("m", "r", "f", 1), ()))
+    for shard in (done, other):
+        ledger.write_traces(shard)
+        (ledger.tries / f"{shard.digest}.all-0.dead").write_bytes(b"")
+    ledger.prepare()
+    assert [p.name for p in ledger.tries.iterdir()] == [f"{other.digest}.all-0.dead"]
+    assert ledger.read_traces(done.digest) is None
+    assert ledger.read_traces(other.digest) == other
+    assert ledger.done() == {done.digest}
+
 
 @pytest.mark.parametrize("code", [
     errno.ENOSPC, *(pytest.param(c, marks=pytest.mark.slow) for c in (errno.EIO, errno.EROFS))])

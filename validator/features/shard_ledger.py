@@ -13,7 +13,7 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,11 @@ class ShardLedger:
         return self.folder / "tries"
 
     def prepare(self) -> None:
-        """Make the folder and say in it what it is of. Raises StoreError if that fails."""
+        """Make the folder, say in it what it is of, and remove what dead processes left.
+
+        Raises:
+            StoreError: that fails.
+        """
         path = self.folder / "identity.json"
         with _told(self.folder):
             make_folder(self.tries)
@@ -97,6 +101,7 @@ class ShardLedger:
             if not path.exists():
                 text = json.dumps({"format": FORMAT, "identity": self.identity}, indent=2)
                 write_whole(path, (text + "\n").encode())
+        self._remove_leftovers()
 
     def done(self) -> frozenset[str]:
         """Digests of the shards that have a record."""
@@ -122,8 +127,23 @@ class ShardLedger:
         with _told(self.folder):
             write_whole(self.folder / (digest + RECORD), text.encode())
         _remove(self.folder / (digest + TRACES))
+        self._forget_tries([digest])
+
+    def _remove_leftovers(self) -> None:
+        """What processes left of shards that are done, where it may be removed.
+
+        They died before they had forgotten a shard's tries, or began it when another had done it.
+        """
+        done = self.done()
+        with suppress(StoreError):
+            for name in _names(self.folder):
+                if name.endswith(TRACES) and name.removesuffix(TRACES) in done:
+                    _remove(self.folder / name)
+            self._forget_tries(done)
+
+    def _forget_tries(self, digests: Collection[str]) -> None:
         for name in _names(self.tries):
-            if name.startswith(digest):
+            if name[:64] in digests:
                 _remove(self.tries / name)
 
     def forget(self, digest: str) -> None:
