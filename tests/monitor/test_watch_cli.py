@@ -95,3 +95,15 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
         main(["watch", "--model", "x"])
     assert stopped.value.code == 2
     assert "--prompt" in capsys.readouterr().err
+
+
+def test_a_prompt_file_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prompt.txt"
+    for message in ("No such file", "it is not UTF-8"):
+        assert main(["watch", "--model", "x", "--prompt-file", str(path)]) == 1
+        told = " ".join(capsys.readouterr().err.split())
+        assert message in told
+        assert "--prompt" in told
+        path.write_bytes(b"\xff\xfe\xfa")

@@ -90,7 +90,12 @@ def _asked(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
         return style.prompt(args.one_step), stop or style.stop
     if args.prompt is not None:
         return args.prompt, stop
-    return args.prompt_file.read_text(encoding="utf-8"), stop
+    try:
+        return args.prompt_file.read_text(encoding="utf-8"), stop
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ParameterError(f"cannot read the prompt from {args.prompt_file}: {why}; give a text "
+                             "file, or the prompt itself with --prompt") from error
 
 
 def _write(
