@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING, Any
 from validator.cli.console import (
     add_command,
     console,
-    error_console,
     print_json,
     progress,
     table,
     write_json,
 )
+from validator.cli.scorer import MODEL, scorer_of
 
 if TYPE_CHECKING:
     from validator.plugins.clean import CleanReport, ExampleScores
-    from validator.scoring import Validator
     from validator.types import Trace
 
 __all__ = ["register"]
 
-MODEL = "smollm2-135m-instruct"
 BY = "small_loss"
 SHARE = 0.1
 SHOWN = 15
@@ -132,7 +130,9 @@ def _scored(args: argparse.Namespace, traces: list[Trace]) -> ExampleScores:
     from validator.classifier import ValidityClassifier
     from validator.plugins.clean import score_examples, with_planted
 
-    scorer = _scorer(args)
+    scorer, _ = scorer_of(
+        args, "there is no score p_valid; --artifact gives one of your own",
+        wanted=not args.losses_only, ships=not args.features)
     with progress("reading examples") as advance:
         found = score_examples(
             scorer, traces, attention=not args.losses_only, progress=advance)
@@ -141,25 +141,6 @@ def _scored(args: argparse.Namespace, traces: list[Trace]) -> ExampleScores:
             found = with_planted(found, scorer, ValidityClassifier("logistic"), seed=args.seed,
                                  progress=advance)
     return found
-
-
-def _scorer(args: argparse.Namespace) -> Validator:
-    from validator.features.extractor import SpectralFeatureExtractor
-    from validator.models.cache import cache_root
-    from validator.scoring import Validator, shipped_artifact
-
-    store = None if args.no_store else args.store or cache_root() / "features"
-    options = {"device": args.device, "num_threads": args.threads, "store": store}
-    model = args.model or MODEL
-    artifact = args.artifact or (None if args.features else shipped_artifact(model))
-    if artifact is None or args.losses_only:
-        if not args.losses_only:
-            error_console().print("without a classifier for this model and feature set there is no "
-                                  "score p_valid", markup=False)
-        return Validator(SpectralFeatureExtractor(
-            model, feature_set=args.features or "default", **options))
-    given = args.model if args.artifact else None
-    return Validator.load(artifact, model=given, feature_set=args.features, **options)
 
 
 def _show(report: CleanReport, written: dict[str, Path]) -> None:

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from validator.report.explain_page import chosen_layer, write_explain_page
 
     trace = _trace(args)
-    scorer, name = scorer_of(args, "there is no P(valid)")
+    scorer, name = scorer_of(args, "there is no P(valid); --artifact gives one of your own")
     scorer.prepare()
     reference = _reference(args, scorer)
     with progress(f"explaining {trace.id}") as advance:

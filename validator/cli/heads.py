@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
     if args.limit < 1:
         raise ParameterError(f"--limit must be at least 1, got {args.limit}")
     traces = load_traces(args.traces, format=args.format)
-    scorer, name = scorer_of(args, "heads are ordered by how they move log-prob")
+    scorer, name = scorer_of(args, "heads are ordered by how they move log-prob; "
+                             "--artifact gives one of your own")
     found = _study(args, scorer.prepare(), name, traces)
     if args.output:
         save_head_map(args.output, found.panels(), found.text.layers,

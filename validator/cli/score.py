@@ -12,18 +12,17 @@ from validator.cli.backend import backend_options, refuse_without_backend
 from validator.cli.console import (
     add_command,
     console,
-    error_console,
     print_json,
     progress,
     table,
 )
+from validator.cli.scorer import MODEL, scorer_of
 from validator.errors import ParameterError
 from validator.types import Trace, ValidityScore
 from validator.whole_file import write_text_whole
 
 __all__ = ["register"]
 
-MODEL = "smollm2-135m-instruct"
 SHOWN = 20
 """Traces of the table; all of them go to the file and to --json."""
 
@@ -66,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
 
     traces = load_traces(args.traces, format=args.format, limit=args.limit)
     refuse_without_backend(args)
-    scorer, classifier = _validator(args)
+    scorer, classifier = scorer_of(
+        args, "these are label-free scores alone; to train one, label some traces and run "
+        "`validator extract` and `validator train`", wanted=not args.no_classifier)
     if args.backend:
         _read_beforehand(args, scorer, traces)
     with progress("reading traces") as advance:
@@ -79,28 +80,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(traces, scores, classifier)
     return 0
-
-
-def _validator(args: argparse.Namespace) -> tuple[Any, str | None]:
-    """What scores, and which classifier it uses."""
-    from validator.features.extractor import SpectralFeatureExtractor
-    from validator.models.cache import cache_root
-    from validator.scoring import Validator, shipped_artifact
-
-    store = None if args.no_store else args.store or cache_root() / "features"
-    options = {"device": args.device, "num_threads": args.threads, "store": store}
-    model = args.model or MODEL
-    artifact = None if args.no_classifier else args.artifact or shipped_artifact(model)
-    if artifact is None:
-        if not args.no_classifier:
-            error_console().print(
-                f"no classifier ships for {model}, so these are label-free scores alone; to train "
-                "one, label some traces and run `validator extract` and `validator train`",
-                markup=False)
-        return Validator(SpectralFeatureExtractor(model, **options)), None
-    given = args.model if args.artifact else None
-    return Validator.load(
-        artifact, model=given, feature_set=args.features, **options), Path(artifact).name
 
 
 def _read_beforehand(args: argparse.Namespace, scorer: Any, traces: Sequence[Trace]) -> None:
