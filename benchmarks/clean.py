@@ -57,7 +57,7 @@ SHARE, SEED = 0.1, 0
 CHUNK = 25
 MIXED = 8
 """Chunks hold so many planted examples until all of them are read."""
-COPIED = 0.4
+COPIED = 0.2
 """Share of the examples whose corrupted copies are read."""
 
 Scores = NDArray[np.float64]

@@ -127,8 +127,8 @@ def test_its_numbers_are_those_of_the_explanation(
     assert [layer["valid"] for layer in data["layers"]] == [[[0.1, 0.2]], [None], [[0.3, 0.9]]]
     medians = np.median(explanation.null.eigenvalues, axis=1)
     assert data["null"]["quantiles"][0] == pytest.approx([medians.min(), medians.max()], abs=1e-4)
-    for text in ("P(valid) 0.37", "between 0.30 and 0.41", "40.0% of the graph", "-1.250", "-1.000",
-                 "7 other features together", "-0.375", "-7.0", "undefined", "same problem",
+    for text in ("P(valid) 0.37", "between 0.300 and 0.410", "40.0% of the graph", "-1.250",
+                 "-1.000", "7 other features together", "-0.375", "-7.0", "undefined", "same problem",
                  "<td>12</td>", "P(step valid)", "None in the reference"):
         assert text in page, text
 

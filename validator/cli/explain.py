@@ -206,7 +206,7 @@ def _show(found: Explanation) -> None:
         out.print(f"nearest {'valid' if label else 'invalid'}: {names}", markup=False)
     if verdict.p_valid is not None:
         between = "" if verdict.interval is None else (
-            f", between {verdict.interval[0]:.2f} and {verdict.interval[1]:.2f}")
+            f", between {verdict.interval[0]:.3f} and {verdict.interval[1]:.3f}")
         out.print(f"P(valid) {verdict.p_valid:.3f}{between}, by {verdict.classifier}",
                   markup=False)
     for note in found.notes:

@@ -7,6 +7,7 @@
   const most = Math.max(1e-9, ...data.surprisal.filter((s) => s !== null));
   let at = data.chosen, mode = "fiedler", picked = -1;
 
+  const named = (i) => data.tokens[i].trim() || "␣";
   const mix = (colour, share) => `color-mix(in srgb, ${colour} ${share}%, transparent)`;
   const signed = (value) => [value >= 0 ? "var(--more)" : "var(--less)", Math.abs(value)];
 
@@ -68,9 +69,9 @@
     if (picked < 0) return;
     const surprisal = data.surprisal[picked];
     const near = layer.edges.filter((e) => e.includes(picked)).slice(0, 3)
-      .map((e) => `“${data.tokens[e[0] === picked ? e[1] : e[0]].trim()}”`);
+      .map((e) => `“${named(e[0] === picked ? e[1] : e[0])}”`);
     byId("detail").textContent =
-      `Token ${picked + 1} of ${tokens.length}, “${data.tokens[picked].trim()}”, layer ${layer.layer}: ` +
+      `Token ${picked + 1} of ${tokens.length}, “${named(picked)}”, layer ${layer.layer}: ` +
       `Fiedler vector ${(layer.fiedler[picked] / 100).toFixed(2)} of its largest entry, ` +
       `cluster ${layer.clusters[picked] + 1} of ${layer.k}` +
       (surprisal === null ? "" : `, surprisal ${surprisal.toFixed(2)} nats`) +
@@ -94,15 +95,17 @@
         class: i === picked ? "picked" : "" }, place);
       disc.style.fill = `color-mix(in srgb, ${colour} ${Math.round(15 + 85 * strength)}%, var(--paper))`;
       disc.style.stroke = i === picked ? "currentColor" : colour;
-      svg("title", {}, disc, `${i + 1}: ${data.tokens[i].trim()}`);
+      svg("title", {}, disc, `${i + 1}: ${named(i)}`);
       disc.addEventListener("click", () => pick(i, false));
     });
     // Names where they do not lie on one another; the token that was picked comes first.
     const taken = [];
     for (const i of new Set(picked < 0 ? layer.named : [picked, ...layer.named])) {
-      const name = data.tokens[i].trim().slice(0, 12) || "␣", [x, y] = point(i), end = x > 330;
-      const width = 6.2 * name.length, left = end ? x - 9 - width : x + 9;
-      if (taken.some(([l, r, t]) => left < r && left + width > l && Math.abs(t - y) < 12)) continue;
+      const name = named(i).slice(0, 12), [x, y] = point(i), width = 6.2 * name.length;
+      const free = (left) => left > 0 && left + width < 400 &&
+        !taken.some(([l, r, t]) => left < r && left + width > l && Math.abs(t - y) < 12);
+      const end = x > 330 || !free(x + 9), left = end ? x - 9 - width : x + 9;
+      if (!free(left)) continue;
       taken.push([left, left + width, y]);
       svg("text", { x: end ? x - 9 : x + 9, y: y + 4, class: "halo", "text-anchor": end ? "end" : "start" }, place, name);
     }
@@ -139,7 +142,7 @@
       `Eigenvalue quantiles of layer ${layer.layer}, beside valid traces and content-free graphs`);
     const scale = (x) => 40 + (350 * Math.min(x, data.top)) / data.top;
     const bar = (pair, y, height, attributes) => pair && svg("rect", { x: scale(pair[0]), y, height,
-      width: Math.max(scale(pair[1]) - scale(pair[0]), 2), ...attributes }, place);
+      width: Math.max(scale(pair[1]) - scale(pair[0]), 3), ...attributes }, place);
     data.levels.forEach((level, q) => {
       const y = 8 + 24 * q, [low, high] = layer.valid[q] ?? [NaN, NaN], own = layer.quantiles[q];
       svg("text", { x: 34, y: y + 12, "text-anchor": "end" }, place, `${+(100 * level).toFixed(1)}%`);
