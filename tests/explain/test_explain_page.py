@@ -128,8 +128,8 @@ def test_its_numbers_are_those_of_the_explanation(
     medians = np.median(explanation.null.eigenvalues, axis=1)
     assert data["null"]["quantiles"][0] == pytest.approx([medians.min(), medians.max()], abs=1e-4)
     for text in ("P(valid) 0.37", "between 0.300 and 0.410", "40.0% of the graph", "-1.250",
-                 "-1.000", "7 other features together", "-0.375", "-7.0", "undefined", "same problem",
-                 "<td>12</td>", "P(step valid)", "None in the reference"):
+                 "-1.000", "7 other features together", "-0.375", "-7.0", "undefined",
+                 "same problem", "<td>12</td>", "P(step valid)", "None in the reference"):
         assert text in page, text
 
 
