@@ -63,7 +63,8 @@ def test_the_reading_guide_shows_commands_that_run() -> None:
 def test_every_number_of_the_honest_page_was_measured() -> None:
     """It stands on the page it was measured for, or in the results it is made from."""
     pages = ["audit.md", "measured.md", "null.md", "label-free.md", "windtunnel-study.md",
-             "reward.md", "rerank.md", "checkpoints.md", "steps.md", "scores.md"]
+             "reward.md", "rerank.md", "checkpoints.md", "steps.md", "scores.md", "monitor.md",
+             "clean.md", "anomaly.md"]
     length = json.loads((RESULTS / "null_length.json").read_text())
     drawn = {f"{abs(v):.3f}".removeprefix("0") for row in length["rows"]
              for v in row["means"].values()}

@@ -80,8 +80,8 @@ def test_the_stock_command_beside_upstream_and_the_model_read_in_place(
         "dataset_path: json\ndataset_name: null\ndataset_kwargs:\n  data_files:\n"
         f"    test: {file}\ntraining_split: null\nfewshot_split: test\n")
     common = ["--model_args", f"pretrained={model}", "--limit", "3", "--log_samples", "--device",
-              "cpu", "--batch_size", "3", "--metadata", json.dumps({"data_files": file}),
-              "--gen_kwargs", "max_gen_toks=32"]
+              "cpu", "--batch_size", "3", "--num_fewshot", "1", "--gen_kwargs",
+              "max_gen_toks=32", "--metadata", json.dumps({"data_files": file})]
     cache = ["--use_cache", str(tmp_path / "cache")]
     stock = run("lm_eval", "--model", "hf", "--tasks", "plain,gsm8k_spectral", "--include_path",
                 "plain", "--output_path", "stock", *common, *cache, folder=tmp_path)
