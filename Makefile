@@ -2,14 +2,15 @@
 #
 # INSTALL=editable  tests the checkout (default)
 # INSTALL=wheel     tests the built wheel, installed as a user would install it
-# WORKERS=2         processes that run tests side by side
+# WORKERS=n         processes that run tests side by side (default: one for each core, at most 4)
 
 PYTHON ?= python3
 VENV ?= .venv
 INSTALL ?= editable
 PYTEST_ARGS ?=
 INSTALL_ARGS ?=
-WORKERS ?= 2
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+WORKERS ?= $(shell echo $$(( $(CORES) < 4 ? $(CORES) : 4 )))
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 MODEL := smollm2-135m-instruct
 

