@@ -73,6 +73,8 @@ def _trace(extractor: SpectralFeatureExtractor, tokens: int) -> Trace:
         traces = load_traces(path)
     tokenizer, prompt = extractor.tokenizer_, traces[0].prompt
     room = tokens - len(tokenizer(prompt).input_ids)
+    if room < 3:
+        raise SystemExit(f"the prompt alone has {tokens - room} tokens")
     ids = tokenizer("\n".join(t.completion for t in traces[: tokens // 8])).input_ids[:room]
     return Trace("t", "p", prompt, tokenizer.decode(ids))
 
@@ -95,7 +97,7 @@ def _median(job: Callable[[], Any], turns: int) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512, 1024])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[400, 512, 1024])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/explain.json"))

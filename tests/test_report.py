@@ -11,8 +11,8 @@ import pytest
 from html_balance import Balance
 
 from validator.classifier.importance import FeatureImportance
-from validator.report import write_report
 from validator.report.heatmap import EffectGrid
+from validator.report.page import write_report
 
 GRID = EffectGrid(("fiedler_value whole (head-mean)", "hfer_c0.5 whole hidden (head-mean)"),
                   (0, 1, 5), np.array([[0.5, -0.2, np.nan], [0.1, 0.0, -1.0]]),

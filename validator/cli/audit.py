@@ -12,6 +12,7 @@ from rich.text import Text
 
 from validator.cli.console import (
     add_command,
+    command_line,
     console,
     interval_text,
     print_json,
@@ -62,7 +63,6 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read, audit, show."""
     from validator.classifier import ValidityClassifier
-    from validator.cli.scoreboard import command_line
     from validator.report.audit_page import write_audit_page
     from validator.training.audit_run import audit
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from validator.cli.console import (
     add_command,
+    command_line,
     console,
     error_console,
     print_json,
@@ -71,7 +72,6 @@ def run(args: argparse.Namespace) -> int:
     """Find, read, score, rank, show."""
     import torch
 
-    from validator.cli.scoreboard import command_line
     from validator.plugins.checkpoints.survey import survey_checkpoints
     from validator.report.checkpoints_page import write_checkpoints_page
     from validator.training.datasets import load_traces

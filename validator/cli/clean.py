@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from validator.cli.console import (
     add_command,
+    command_line,
     console,
     print_json,
     progress,
@@ -92,7 +93,6 @@ def _reading_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, score, flag, write, show."""
-    from validator.cli.scoreboard import command_line
     from validator.errors import ParameterError
     from validator.plugins.clean import clean_examples, read_examples, require_outputs
 

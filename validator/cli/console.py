@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_command",
+    "command_line",
     "console",
     "error_console",
     "interval_text",
@@ -38,6 +40,11 @@ __all__ = [
     "table",
     "write_json",
 ]
+
+
+def command_line() -> str:
+    """The command being run, as one would type it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def console() -> Console:

@@ -10,7 +10,14 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from validator.cli.console import add_command, console, print_json, progress, write_json
+from validator.cli.console import (
+    add_command,
+    command_line,
+    console,
+    print_json,
+    progress,
+    write_json,
+)
 from validator.cli.train import add_classifier_options, classifier
 from validator.types import Trace
 
@@ -62,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare(oof, seed=args.seed)
     title = f"Does {MODEL} know when it is wrong? ({100 * args.share:.0f}% of the shipped problems)"
     write_json(args.output / "demo.json",
-               {"command": scoreboard.command_line(), **comparison.to_json()})
+               {"command": command_line(), **comparison.to_json()})
     fitted = classifier(args)
     names = learned_names(features.names)
     fitted.fit(features.select(names), features.labels, groups=features.problem_ids)

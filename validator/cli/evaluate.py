@@ -8,6 +8,7 @@ from typing import Any
 
 from validator.cli.console import (
     add_command,
+    command_line,
     console,
     error_console,
     print_json,
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         scoreboard.write_page(args.report, oof, comparison, title, artifact.classifier)
     if args.json_output:
         write_json(args.json_output,
-                   {"command": scoreboard.command_line(), **comparison.to_json()})
+                   {"command": command_line(), **comparison.to_json()})
     if args.json:
         print_json(comparison.to_json())
     else:

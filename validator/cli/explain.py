@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from validator.cli.console import (
     add_command,
+    command_line,
     console,
     print_json,
     progress,
@@ -85,7 +86,6 @@ def _reference_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load, read, explain, write, show."""
-    from validator.cli.scoreboard import command_line
     from validator.explain.trace import explain_trace
     from validator.report.explain_page import chosen_layer, write_explain_page
 
@@ -153,7 +153,6 @@ def _reference(args: argparse.Namespace, scorer: Validator) -> Reference:
             f"no reference ships for {model}; give labelled traces of the same kind with "
             "--reference FILE")
     if args.save_reference:
-        from validator.cli.scoreboard import command_line
 
         write_reference(args.save_reference, found, command_line())
     return found

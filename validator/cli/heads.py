@@ -11,6 +11,7 @@ import numpy as np
 
 from validator.cli.console import (
     add_command,
+    command_line,
     console,
     error_console,
     interval_text,
@@ -91,7 +92,6 @@ def _indices(text: str) -> list[int]:
 
 def run(args: argparse.Namespace) -> int:
     """Load, read, ablate, write, show."""
-    from validator.cli.scoreboard import command_line
     from validator.report.head_map import FORMATS, save_head_map
     from validator.training.datasets import load_traces
 

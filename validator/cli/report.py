@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from validator.cli.console import (
     add_command,
+    command_line,
     console,
     interval_text,
     print_json,
@@ -41,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
     """Read, judge, show."""
     import numpy as np
 
-    from validator.cli.scoreboard import command_line
     from validator.errors import HarnessError
     from validator.plugins.harness.logs import read_run
     from validator.plugins.harness.summary import LEARNED

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from validator.cli.console import (
     add_command,
+    command_line,
     console,
     error_console,
     interval_text,
@@ -222,7 +223,6 @@ def _unscored(chosen: list[Reranked]) -> list[str]:
 
 
 def _save(args: argparse.Namespace, report: RerankingReport, notes: list[str]) -> None:
-    from validator.cli.scoreboard import command_line
     from validator.report.rerank_page import write_rerank_page
 
     if args.json_output:

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validator.cli.backend import backend_options, ray_cluster
-from validator.cli.console import add_command, console, error_console, print_json, progress, table
+from validator.cli.console import (
+    add_command,
+    command_line,
+    console,
+    error_console,
+    print_json,
+    progress,
+    table,
+)
 from validator.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -101,7 +109,6 @@ def _from_model(
     args: argparse.Namespace, problems: Sequence[Problem], prompt: PromptFormat, sampling: Sampling
 ) -> tuple[SamplingRun, Any, float]:
     """The run, the model's tokenizer, and when it began: loading the model is not sampling."""
-    from validator.cli.scoreboard import command_line
     from validator.models.loading import load_model, load_tokenizer
     from validator.training.sampling import sample_traces
 
@@ -127,7 +134,6 @@ def _from_endpoint(
     prompt: PromptFormat, sampling: Sampling,
 ) -> tuple[SamplingRun, Any]:
     """The run, and the reader's tokenizer or None."""
-    from validator.cli.scoreboard import command_line
     from validator.models.loading import load_model
     from validator.plugins.endpoint import chat_prompts, sample_from_endpoint
 

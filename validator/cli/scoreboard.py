@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -11,15 +9,15 @@ from rich.panel import Panel
 
 from validator.classifier import ValidityClassifier
 from validator.classifier.importance import FeatureImportance, top_features
-from validator.cli.console import interval_text, table
+from validator.cli.console import command_line, interval_text, table
 from validator.families import learned_names
-from validator.report import write_report
 from validator.report.heatmap import effect_grid
+from validator.report.page import write_report
 from validator.training.comparison import Comparison
 from validator.training.evaluate import CrossValidated
 from validator.types import FeatureMatrix
 
-__all__ = ["command_line", "show_comparison", "write_page"]
+__all__ = ["show_comparison", "write_page"]
 
 
 def show_comparison(comparison: Comparison, out: Console, title: str) -> None:
@@ -67,8 +65,3 @@ def _important(
         return []
     names = learned_names(features.names)
     return top_features(classifier, features.select(names), names, 15)
-
-
-def command_line() -> str:
-    """The command being run, as one would type it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

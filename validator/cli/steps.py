@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from validator.cli.console import (
     add_command,
+    command_line,
     console,
     error_console,
     interval_text,
@@ -50,7 +51,6 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge, save, show."""
-    from validator.cli.scoreboard import command_line
     from validator.cli.train import classifier
     from validator.features.table import read_features
     from validator.training.step_comparison import compare_steps

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from validator.cli.console import (
     add_command,
+    command_line,
     console,
     error_console,
     print_json,
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from validator.training.fit import train
 
     features, name = _features(args)
-    command = scoreboard.command_line()
+    command = command_line()
     with progress("folds") as advance:
         done = train(
             features, classifier(args), args.output, n_splits=args.folds, seed=args.seed,

@@ -12,6 +12,7 @@ from rich.panel import Panel
 
 from validator.cli.console import (
     add_command,
+    command_line,
     console,
     interval_text,
     print_json,
@@ -68,11 +69,10 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search, judge, fit, save, show."""
-    from validator.cli import scoreboard
     from validator.training.trial_storage import without_password
     from validator.training.tune import tune
 
-    command = scoreboard.command_line()
+    command = command_line()
     if args.storage:
         command = command.replace(args.storage, without_password(args.storage))
     with progress("trials") as advance:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from validator.cli.console import (
     add_command,
+    command_line,
     console,
     print_json,
     progress,
@@ -57,7 +58,6 @@ def add_measure(actions: Any) -> None:
 def _run(args: argparse.Namespace) -> int:
     import torch
 
-    from validator.cli.scoreboard import command_line
     from validator.cli.windtunnel_tables import show_measured
     from validator.errors import ParameterError
     from validator.windtunnels.measured import Measuring, measure_subject
