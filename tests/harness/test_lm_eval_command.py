@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from validator.classifier import load_artifact
 from validator.models.fetch import fetch
 from validator.plugins.harness.command import TASKS
 from validator.plugins.harness.stubs import FOLDER
@@ -79,12 +80,12 @@ def test_the_stock_command_beside_upstream_and_the_model_read_in_place(
         f"include: {tasks_root() / 'gsm8k' / 'gsm8k.yaml'}\ntask: plain\ntag: null\n"
         "dataset_path: json\ndataset_name: null\ndataset_kwargs:\n  data_files:\n"
         f"    test: {file}\ntraining_split: null\nfewshot_split: test\n")
-    common = ["--model_args", f"pretrained={model}", "--limit", "3", "--log_samples", "--device",
-              "cpu", "--batch_size", "3", "--num_fewshot", "1", "--gen_kwargs",
+    common = ["--model_args", f"pretrained={model}", "--limit", "2", "--log_samples", "--device",
+              "cpu", "--batch_size", "2", "--num_fewshot", "3", "--gen_kwargs",
               "max_gen_toks=32", "--metadata", json.dumps({"data_files": file})]
-    cache = ["--use_cache", str(tmp_path / "cache")]
     stock = run("lm_eval", "--model", "hf", "--tasks", "plain,gsm8k_spectral", "--include_path",
-                "plain", "--output_path", "stock", *common, *cache, folder=tmp_path)
+                "plain", "--output_path", "stock", *common, "--use_cache", str(tmp_path / "cache"),
+                folder=tmp_path)
     results, samples = logged(tmp_path / "stock")
     ours, theirs = results["results"]["gsm8k_spectral"], results["results"]["plain"]
     shared = [k for k in theirs if k.startswith("exact_match")]
@@ -97,14 +98,6 @@ def test_the_stock_command_beside_upstream_and_the_model_read_in_place(
     assert (about["reader"], about["origin"], about["artifact"]) == (
         "smollm2-135m-instruct", "evaluated model", "smollm2-135m-instruct")
 
-    # Again from the cache: nothing is generated, and the numbers are the same.
-    again = run("lm_eval", "--model", "hf", "--tasks", "plain,gsm8k_spectral", "--include_path",
-                "plain", "--output_path", "again", *common, *cache, folder=tmp_path)
-    second, cached = logged(tmp_path / "again")
-    assert "Running generate_until requests:" not in again.stderr
-    assert second["results"]["gsm8k_spectral"] == ours
-    assert scores_of(cached["gsm8k_spectral"]) == scores_of(samples["gsm8k_spectral"])
-
     run("validator", "lm-eval", "--model", "hf-spectral", "--tasks", "gsm8k_spectral",
         "--output_path", "own", *common, folder=tmp_path)
     in_place, read = logged(tmp_path / "own")
@@ -114,25 +107,16 @@ def test_the_stock_command_beside_upstream_and_the_model_read_in_place(
         k: ours[k] for k in shared}
 
 
-def test_a_dummy_model_with_a_reader_and_without(
-    model: str, installed: None, tmp_path: Path
-) -> None:
-    common = ["--model", "dummy", "--tasks", "arithmetic_word_problems_spectral", "--log_samples"]
-    run("lm_eval", *common, "--output_path", "read", "--metadata",
+def test_a_dummy_model_with_a_reader(model: str, installed: None, tmp_path: Path) -> None:
+    run("lm_eval", "--model", "dummy", "--tasks", "arithmetic_word_problems_spectral",
+        "--log_samples", "--output_path", "read", "--metadata",
         json.dumps({"problem_count": 6, "reader": model}), folder=tmp_path)
     results, samples = logged(tmp_path / "read")
     assert results["results"]["arithmetic_word_problems_spectral"][f"exact_match,{STRICT}"] == 0
     assert len(scores_of(samples["arithmetic_word_problems_spectral"])) > 6
-    done = run("lm_eval", *common, "--output_path", "blind", "--metadata",
-               json.dumps({"problem_count": 6}), folder=tmp_path)
-    results, _ = logged(tmp_path / "blind")
-    assert results["results"]["arithmetic_word_problems_spectral"][f"exact_match,{STRICT}"] == 0
-    assert "responses are not scored, because the evaluated model does not run" in done.stderr
-    reason = results["configs"]["arithmetic_word_problems_spectral"]["metadata"]["spectral"]
-    assert reason["reader"] is None
 
 
-def test_the_loop_evaluate_report_train_and_evaluate_again(
+def test_evaluate_report_and_train(
     model: str, installed: None, tmp_path: Path
 ) -> None:
     common = ["--model", "hf", "--model_args", f"pretrained={model}", "--device", "cpu",
@@ -153,13 +137,8 @@ def test_the_loop_evaluate_report_train_and_evaluate_again(
     assert "<svg" in (tmp_path / "page.html").read_text()
     run("validator", "train", "--from-lm-eval", "first", "-o", "artifact", "--folds", "3",
         folder=tmp_path)
-    asked = {"problem_count": 2, "problem_seed": 22, "artifact": str(tmp_path / "artifact")}
-    again = run("lm_eval", *common, "--output_path", "second", "--metadata", json.dumps(asked),
-                folder=tmp_path)
-    assert "auroc_validity" in again.stdout
-    results, _ = logged(tmp_path / "second")
-    about = results["configs"]["arithmetic_word_problems_spectral_n8"]["metadata"]["spectral"]
-    assert about["artifact"] == "artifact"
+    artifact = load_artifact(tmp_path / "artifact")  # used by a task in test_task.py
+    assert artifact.provenance.model == "smollm2-135m-instruct"
 
 
 def test_tasks_are_found_with_an_editable_lm_eval(tmp_path: Path) -> None:

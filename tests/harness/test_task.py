@@ -240,6 +240,19 @@ def test_requests_that_metadata_shapes_are_not_taken_from_lm_evals_cache(
     assert "requests are not cached" in caplog.text
 
 
+def test_responses_from_lm_evals_cache_have_the_same_scores(
+    evaluate: Evaluate, tmp_path: Path
+) -> None:
+    parrot, again = Parrot(right_or_wrong), Parrot(right_or_wrong)
+    first, second = (evaluate(lm=lm, use_cache=str(tmp_path / "cache")) for lm in (parrot, again))
+    assert (parrot.asked, again.asked) == (12, 0)
+    assert second["results"]["gsm8k_spectral"] == first["results"]["gsm8k_spectral"]
+    scores = [[s["spectral"]["score"] for s in found["samples"]["gsm8k_spectral"]]
+              for found in (first, second)]
+    assert scores[0] == scores[1]
+    assert any(scores[0])
+
+
 def test_chats_are_shown_by_the_readers_template_or_not_scored(
     evaluate: Evaluate, reader: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -135,7 +135,7 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType({subject.name: subject for su
     Subject("bijection-10-repeat", BijectionTunnel(10, repeat=True), "pairs", 5000),
     Subject("hmm-fixed", HMMTunnel(), "symbols", 1000),
     Subject("hmm-banded", HMMTunnel(banded=True), "symbols", 1000),
-    Subject("hmm-given", HMMTunnel(3, 3, given=True, levels=10), "symbols", 10_000),
+    Subject("hmm-given", HMMTunnel(3, 3, given=True, levels=10), "symbols", 6000, layers=4),
     Subject("sula", SulaTunnel(), "answer", 1500, hold_out=False),
 )})
 """Name -> subject. Without the chain of thought sequences are shorter: the same CPU time is more
