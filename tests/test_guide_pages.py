@@ -83,6 +83,19 @@ def test_the_table_of_nulls_is_that_of_the_results() -> None:
         assert line in page
 
 
+def test_the_table_of_corrupted_examples_is_that_of_the_results() -> None:
+    page, found = read("clean.md"), json.loads((RESULTS / "clean.json").read_text())
+    assert found["complete"]
+    assert (found["read"], found["copies"]) == (2000, 400)
+    shown = 0
+    for cells in zip(*found["rows"].values(), strict=True):
+        text = " | ".join(f"{a['estimate']:.2f} [{a['low']:.2f}, {a['high']:.2f}]"
+                          for a in (c["auroc"] for c in cells))
+        shown += f"| {text} |" in page
+    rows = re.findall(r"^\| .*\](?: \| .*\]){4} \|$", page, re.MULTILINE)
+    assert shown == len(rows) == 15
+
+
 def test_each_command_of_the_honest_page_exists() -> None:
     page = " ".join(read("honest.md").split())
     for module in set(re.findall(r"python -m (benchmarks\.\w+)", page)):

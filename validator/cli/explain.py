@@ -153,7 +153,6 @@ def _reference(args: argparse.Namespace, scorer: Validator) -> Reference:
             f"no reference ships for {model}; give labelled traces of the same kind with "
             "--reference FILE")
     if args.save_reference:
-
         write_reference(args.save_reference, found, command_line())
     return found
 
